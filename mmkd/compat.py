@@ -1,0 +1,93 @@
+"""What the stack needs before anything else is imported. ``import mmkd`` runs :func:`prepare` first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, spec_from_loader
+from types import ModuleType
+
+import torch
+
+_KEPT_LIBRARIES: list[torch.library.Library] = []
+
+
+def prepare() -> None:
+    """Make the family importable, and its configs and ours resolvable. Safe to call again."""
+    cure_torchvision()
+    rename_mmcls()
+    register_config_packages()
+
+
+def cure_torchvision() -> bool:
+    """Declare torchvision's two operator schemas where its compiled part cannot load.
+
+    A CUDA wheel of torchvision beside a CPU torch dies at import with ``operator torchvision::nms
+    does not exist``, and mmengine, mmdet and mmpretrain with it. With the schemas declared its
+    transforms work; its compiled operators do not, and nobody here needs them. Where torchvision
+    is absent or imports by itself nothing happens. Returns whether the cure was applied.
+    """
+    if 'torchvision' in sys.modules or find_spec('torchvision') is None:
+        return False
+    try:
+        import_module('torchvision')
+        return False
+    except RuntimeError as error:
+        if 'torchvision::' not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+        del sys.modules[name]
+    library = torch.library.Library('torchvision', 'FRAGMENT')
+    for operator in ('nms', 'qnms'):
+        library.define(f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    _KEPT_LIBRARIES.append(library)  # the schemas live as long as this object
+    import_module('torchvision')
+    return True
+
+
+class _Renamed(MetaPathFinder, Loader):
+    """Serves every module of an old package name with the same module of the new one."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = old, new
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == self.old or fullname.startswith(self.old + '.'):
+            return spec_from_loader(fullname, self)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(self.new + spec.name[len(self.old) :])
+        self._own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own_spec  # the import system has just put the old name there
+        if module.__name__ == f'{self.new}.registry':
+            self._share_registries(module)
+
+    def _share_registries(self, module: ModuleType) -> None:
+        for registry in vars(module).values():
+            if getattr(registry, 'scope', None) == self.new and registry.parent is not None:
+                registry.parent.children[self.old] = registry
+
+
+def rename_mmcls() -> None:
+    """Let ``mmcls.`` scopes, imports and ``mmcls::`` configs resolve to mmpretrain, its successor."""
+    known = any(isinstance(finder, _Renamed) for finder in sys.meta_path)
+    if not known and find_spec('mmcls') is None:
+        sys.meta_path.append(_Renamed('mmcls', 'mmpretrain'))
+
+
+def register_config_packages() -> None:
+    """Tell mmengine where ``mmkd::`` and ``mmcls::`` configs are."""
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE['mmkd'] = 'mmkd'
+    if any(isinstance(finder, _Renamed) for finder in sys.meta_path):
+        MODULE2PACKAGE['mmcls'] = 'mmpretrain'

@@ -1,0 +1,284 @@
+"""What a Distiller adds to its student: teachers, methods, and the way of the data through them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub, print_log
+from torch import Tensor, nn
+
+from .drive import Probe, Rois, in_roi_head, probe, roi_stage
+from .errors import InputError, nearest
+from .methods.base import Method, Side, Step
+from .schedules import progress
+from .taps import Features, Tap, capture
+from .teacher import Teacher
+
+Losses = dict[str, Any]
+
+STUDENT = 'the student'
+
+
+class Distillation(nn.Module):
+    """Teachers and methods, and one training step of theirs.
+
+    The methods are submodules: their parameters are trained and saved. The teachers are not: they
+    are in no state dict, no optimiser and no averaged copy, and only follow the model to its device
+    and number format.
+
+    Args:
+        student: the student; it is looked at, not kept.
+        config: its model config.
+        teachers: by name.
+        methods: by name; each is set up here, with dry runs of the networks.
+        check_gradients: in the first iteration in which a loss term has weight, make sure that its
+            gradient reaches the student.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        config: Mapping[str, Any],
+        teachers: Mapping[str, Teacher],
+        methods: Mapping[str, Method],
+        check_gradients: bool = True,
+    ) -> None:
+        super().__init__()
+        self.teachers = dict(teachers)
+        self.check_gradients = check_gradients
+        self.optimizers_installed = False
+        self._reaching: set[str] = set()
+        self._started = False
+        self._listens = {name: listens_to(name, m, self.teachers) for name, m in methods.items()}
+        for name, method in methods.items():
+            self._refuse_name(name)
+            self.add_module(name, method)
+        self._probed = self._set_up(student, config)
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {name: m for name, m in self.named_children() if isinstance(m, Method)}
+
+    def forward(
+        self, student: nn.Module, task: Callable[[], Losses], inputs: Tensor, samples: Any
+    ) -> Losses:
+        """Run the student's task, observe it and the teachers, and add what the methods say."""
+        now = progress()
+        weights = {name: method.weight(now) for name, method in self.methods.items()}
+        active = {name: m for name, m in self.methods.items() if weights[name] > 0}
+        if not active:
+            return task()
+        with capture(
+            student,
+            {tap.place for tap in self._student_taps(active)},
+            copied=self._probed.overwritten,
+            owner=STUDENT,
+        ) as features:
+            losses = dict(task())
+        refuse_nonfinite(losses)
+        self._start()
+        with torch.autocast(inputs.device.type, enabled=False):
+            answers = self._ask(active, features, inputs, samples)
+            for name, method in active.items():
+                teacher = answers.get(self._listens[name] or '')
+                step = Step(inputs, samples, now, features, teacher, losses)
+                losses.update(self._terms(name, method(step), weights[name], features))
+        return losses
+
+    def after_init(self, student: nn.Module) -> None:
+        """Let the methods act on the student's fresh weights."""
+        for name, method in self.methods.items():
+            method.after_init(student, self._model_for(name))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distillation:
+        for teacher in self.teachers.values():
+            teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    # -- set-up ---------------------------------------------------------------------------------
+
+    def _set_up(self, student: nn.Module, config: Mapping[str, Any]) -> Probe:
+        for name, method in self.methods.items():
+            method.plan(student, self._model_for(name))
+        for name, teacher in self.teachers.items():
+            listeners = [m for n, m in self.methods.items() if self._listens[n] == name]
+            teacher.learn_input(student)
+            teacher.probe(tap for method in listeners for tap in method.teacher_taps)
+            print_log(teacher.summary(), 'current')
+        probed = probe(student, self._student_taps(self.methods), STUDENT)
+        for name, method in self.methods.items():
+            ours = Side(student, config, probed.shapes, STUDENT)
+            method.choose_weight(ours.task)
+            method.setup(ours, self._side(name))
+        return probed
+
+    def _side(self, name: str) -> Side | None:
+        if self._listens[name] is None:
+            return None
+        teacher = self.teachers[self._listens[name]]  # type: ignore[index]
+        return Side(teacher.model, teacher.config, teacher.probed.shapes, teacher.owner)
+
+    def _model_for(self, name: str) -> nn.Module | None:
+        teacher = self._listens[name]
+        return None if teacher is None else self.teachers[teacher].model
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def _student_taps(self, active: Mapping[str, Method]) -> list[Tap]:
+        taps = [tap for method in active.values() for tap in method.student_taps]
+        return taps + [boxes for _, boxes in _roi_links(active.values())]
+
+    def _ask(
+        self, active: Mapping[str, Method], features: Features, inputs: Tensor, samples: Any
+    ) -> dict[str, Features]:
+        """The answers of every teacher that an active method listens to."""
+        answers = {}
+        for name in dict.fromkeys(self._listens[n] for n in active):
+            if name is None:
+                continue
+            listeners = [m for n, m in active.items() if self._listens[n] == name]
+            taps = [tap for method in listeners for tap in method.teacher_taps]
+            rois: Rois = {
+                roi_stage(tap): features.calls(boxes)[0][1].detach()
+                for tap, boxes in _roi_links(listeners)
+            }
+            answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
+        return answers
+
+    def _terms(
+        self, name: str, terms: Mapping[str, Tensor], weight: float, features: Features
+    ) -> Losses:
+        named: Losses = {}
+        for term, value in terms.items():
+            trained = 'loss' in term
+            named[f'{name}/{term}'] = value * weight if trained else value.detach()
+        refuse_nonfinite(named)
+        if self.check_gradients and torch.is_grad_enabled():
+            for term, value in named.items():
+                if 'loss' in term and term not in self._reaching:
+                    refuse_unreaching(term, value, features)
+                    self._reaching.add(term)
+        return named
+
+    def _start(self) -> None:
+        """Once, when the first batch comes: what could not be known at construction."""
+        if self._started:
+            return
+        self._started = True
+        self._report_classes()
+        waiting = [name for name, method in self.methods.items() if method.optimizer is not None]
+        if waiting and not self.optimizers_installed:
+            raise InputError(
+                f'methods.{waiting[0]}: brings its own optimizer, and no hook runs it; add '
+                "custom_hooks=[dict(type='mmkd.DistillationHook')] to the config (tools/train.py "
+                'and mmkd.distill do so), or optimizer=None to train it with the student'
+            )
+
+    def _report_classes(self) -> None:
+        meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
+        ours = tuple(str(name) for name in meta.get('classes') or ())
+        for teacher in self.teachers.values():
+            if ours and teacher.classes and teacher.classes != ours:
+                print_log(_class_difference(teacher, ours), 'current', logging.WARNING)
+
+    def _refuse_name(self, name: str) -> None:
+        if not name.isidentifier() or 'loss' in name or hasattr(self, name):
+            raise InputError(
+                f"methods: the name {name!r} cannot be used; needed: an identifier without 'loss' "
+                'that is no attribute of a torch module'
+            )
+
+
+def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> str | None:
+    """The teacher that a method listens to, or a clear answer why there is none."""
+    if not method.needs_teacher:
+        if method.teacher_name is not None:
+            raise InputError(
+                f'methods.{name}: teacher={method.teacher_name!r}, but {type(method).__name__} is '
+                'a self-method and takes no teacher; leave the option out'
+            )
+        return None
+    if not teachers:
+        raise InputError(
+            f'methods.{name}: {type(method).__name__} needs a teacher and none is given; add '
+            "--teacher CONFIG --teacher-checkpoint FILE (teacher=dict(config=..., checkpoint='...'))"
+        )
+    if method.teacher_name is None and len(teachers) == 1:
+        return next(iter(teachers))
+    if method.teacher_name is None:
+        raise InputError(
+            f'methods.{name}: there are {len(teachers)} teachers; say which one it listens to with '
+            f"teacher='NAME' ({nearest('', teachers)})"
+        )
+    if method.teacher_name not in teachers:
+        raise InputError(
+            f'methods.{name}: unknown teacher {method.teacher_name!r}; '
+            f'{nearest(method.teacher_name, teachers)}'
+        )
+    return method.teacher_name
+
+
+def refuse_nonfinite(losses: Mapping[str, Any]) -> None:
+    """Stop with the names of the terms that are NaN or infinite.
+
+    >>> refuse_nonfinite({'loss_cls': torch.tensor(float('nan')), 'loss_bbox': torch.ones(())})
+    Traceback (most recent call last):
+    ...
+    FloatingPointError: not finite: loss_cls = nan
+    """
+    totals = {
+        name: sum((v.detach().float().sum() for v in _tensors(value)), torch.zeros(()))
+        for name, value in losses.items()
+    }
+    if not totals or torch.stack([t.to(_device(totals)) for t in totals.values()]).isfinite().all():
+        return
+    bad = [f'{name} = {value.item()}' for name, value in totals.items() if not value.isfinite()]
+    raise FloatingPointError('not finite: ' + ', '.join(bad))
+
+
+def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:
+    """Stop if a loss gives no gradient to any of the student's tapped features."""
+    tensors = [t for t in features.tensors() if t.requires_grad]
+    if loss.requires_grad and tensors:
+        grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+        if any(grad is not None and bool(grad.any()) for grad in grads):
+            return
+    raise RuntimeError(
+        f'{term}: its gradient does not reach the student, so it would train nothing. Either its '
+        'taps lie in a frozen or detached part of the student, or teacher and student agree '
+        'already. To train nevertheless: check_gradients=False in the Distiller'
+    )
+
+
+def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:
+    """Each teacher tap in a RoI head, with the student's tap at which the boxes for it pass."""
+    links = []
+    for method in methods:
+        for ours, theirs in zip(method.student_taps, method.teacher_taps):
+            if in_roi_head(theirs):
+                stage = roi_stage(ours)
+                at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
+                links.append((theirs, Tap(at, source='input')))
+    return links
+
+
+def _class_difference(teacher: Teacher, ours: tuple[str, ...]) -> str:
+    theirs = teacher.classes or ()
+    lines = [
+        f'{teacher.owner} was trained on {len(theirs)} classes, the training data has {len(ours)}'
+    ]
+    changed = [f'{i}: {t!r} -> {o!r}' for i, (t, o) in enumerate(zip(theirs, ours)) if t != o]
+    lines += [f'differing names (teacher -> data): {", ".join(changed[:5])}'] if changed else []
+    return '; '.join(lines)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _device(totals: Mapping[str, Tensor]) -> torch.device:
+    return max((t.device for t in totals.values()), key=lambda device: device.type != 'cpu')

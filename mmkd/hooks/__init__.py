@@ -1,0 +1,5 @@
+"""What must happen around training."""
+
+from .distillation_hook import DistillationHook
+
+__all__ = ['DistillationHook']

@@ -1,0 +1,10 @@
+"""One file for each method."""
+
+from .at import AT
+from .base import FeatureMethod, Method, Side, Step
+from .cwd import CWD
+from .fitnet import FitNet
+from .kd import KD
+from .pkd import PKD
+
+__all__ = ['AT', 'CWD', 'FeatureMethod', 'FitNet', 'KD', 'Method', 'PKD', 'Side', 'Step']

@@ -1,0 +1,258 @@
+"""What every method is: taps that it needs, and named losses that it makes of what passes there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from ..drive import task_of
+from ..errors import InputError, nearest, refuse_unknown
+from ..necks.adapters import Adapter, as_map
+from ..registry import MODELS
+from ..schedules import Schedule, build_schedule
+from ..taps import Features, Tap, parse_taps
+
+
+@dataclass
+class Side:
+    """What a method may know of a network when it is set up.
+
+    Attributes:
+        model: the student, or a teacher's model.
+        config: its model config.
+        shapes: the shapes at its taps for one image of a dry run.
+        owner: how messages call it.
+    """
+
+    model: nn.Module
+    config: Mapping[str, Any]
+    shapes: dict[Tap, list[Size]]
+    owner: str
+
+    @property
+    def task(self) -> str:
+        """``classification``, ``detection``, ``segmentation`` or ``other``."""
+        return task_of(self.model)
+
+
+@dataclass
+class Step:
+    """One training iteration as a method sees it; passed on and dropped.
+
+    Attributes:
+        inputs: the student's normalised batch.
+        samples: the batch's data samples.
+        progress: how far training is, from 0 to 1.
+        student: what passed at the student's taps, with gradient.
+        teacher: what passed at the teacher's taps; None for self-methods.
+        losses: the student's own losses of this iteration.
+    """
+
+    inputs: Tensor
+    samples: Any
+    progress: float
+    student: Features
+    teacher: Features | None
+    losses: Mapping[str, Any]
+
+    def answers(self) -> Features:
+        """The teacher's features, for methods that always have a teacher."""
+        assert self.teacher is not None
+        return self.teacher
+
+
+class Method(nn.Module):
+    """One knowledge-distillation method.
+
+    A subclass says in :meth:`plan` which taps it needs, builds its adapters in :meth:`setup`, when
+    the shapes at the taps are known, and turns what passes there into losses in :meth:`forward`.
+
+    Args:
+        weight: a number or a schedule; by default the task's entry in ``weights``.
+        teacher: the name of the teacher it listens to, where there are several.
+        optimizer: an optimiser for the method's own parameters; without it they are in the
+            student's. ``dict(type='AdamW', lr=1e-4)``.
+        param_scheduler: schedulers for that optimiser, as in an mmengine config.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    weights: ClassVar[dict[str, float]] = {}
+    """The published weight for each task."""
+
+    def __init__(
+        self,
+        weight: Any = None,
+        teacher: str | None = None,
+        optimizer: dict[str, Any] | None = None,
+        param_scheduler: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._weight: Schedule | None = None if weight is None else build_schedule(weight)
+        self.teacher_name = teacher
+        self.optimizer = optimizer
+        self.param_scheduler = param_scheduler or []
+        self.student_taps: list[Tap] = []
+        self.teacher_taps: list[Tap] = []
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Set ``student_taps`` and ``teacher_taps`` for these models."""
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build what depends on the shapes at the taps; called once, before training."""
+
+    def after_init(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Called when the student's weights have been initialised, before training or resuming."""
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Losses and statistics by name. A name with ``loss`` in it is trained; others are logged."""
+        raise NotImplementedError
+
+    def choose_weight(self, task: str) -> None:
+        """Fix the weight: the config's, else the published one for the task, else 1."""
+        if self._weight is None:
+            self._weight = build_schedule(self.weights.get(task, 1.0))
+
+    def weight(self, progress: float) -> float:
+        """The weight at a point of training."""
+        assert self._weight is not None
+        return self._weight(progress)
+
+
+class FeatureMethod(Method):
+    """A method that brings the student's features near the teacher's, level by level.
+
+    Subclasses state :meth:`distance`. Levels are paired in order; the student's map is resized to
+    the teacher's size, and projected by a 1x1 convolution where channels differ and ``adapts``.
+
+    Args:
+        tap: where to read the student: a tap or a list of taps. By default ``neck`` for detectors
+            that have one, the backbone's outputs otherwise.
+        teacher_tap: where to read the teacher; by default the same.
+        **options: see :class:`Method`.
+    """
+
+    adapts: ClassVar[bool] = True
+
+    def __init__(self, tap: Any = None, teacher_tap: Any = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._tap, self._teacher_tap = tap, teacher_tap
+        self.adapters = nn.ModuleList()
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The distance of two maps of the same height and width (and channels, if ``adapts``)."""
+        raise NotImplementedError
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        taps = self.default_taps(student) if self._tap is None else parse_taps(self._tap)
+        self.student_taps = taps
+        self.teacher_taps = taps if self._teacher_tap is None else parse_taps(self._teacher_tap)
+
+    def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Where to read when the config does not say."""
+        has_neck = getattr(student, 'neck', None) is not None
+        return [Tap('neck' if task_of(student) == 'detection' and has_neck else 'backbone')]
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        assert teacher is not None
+        ours = levels_of(student, self.student_taps)
+        theirs = levels_of(teacher, self.teacher_taps)
+        if len(ours) != len(theirs):
+            raise InputError(
+                f'{self.label}: {student.owner} has {len(ours)} levels at {_names(self.student_taps)}'
+                f' {[tuple(shape) for _, shape in ours]}, {teacher.owner} has {len(theirs)} at '
+                f'{_names(self.teacher_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs '
+                'with tap=dict(at=..., levels=[...]) and teacher_tap=dict(at=..., levels=[...])'
+            )
+        for (what, shape), (_, target) in zip(ours, theirs):
+            self.adapters.append(self._adapter(what, shape, target))
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """One loss: the distances of all levels, summed."""
+        distances = [self.distance(s, t) for s, t in self.pairs(step)]
+        return {'loss': sum(distances[1:], distances[0])}
+
+    def pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """The maps of both sides, level by level, ready to be compared."""
+        ours = [t for tap in self.student_taps for t in step.student[tap]]
+        theirs = [t for tap in self.teacher_taps for t in step.answers()[tap]]
+        pairs = []
+        for adapter, student, teacher in zip(self.adapters, ours, theirs):
+            target = as_map(teacher).float()
+            pairs.append((adapter(as_map(student).float(), target.shape[-2:]), target))
+        return pairs
+
+    @property
+    def label(self) -> str:
+        """How messages call the method."""
+        return type(self).__name__
+
+    def _adapter(self, what: str, shape: Size, target: Size) -> Adapter:
+        where = f'{self.label}: {what}: student {tuple(shape)} against teacher {tuple(target)}'
+        blanks = (torch.empty(s, device='meta') for s in (shape, target))
+        channels = [as_map(blank, where).shape[1] for blank in blanks]
+        return Adapter(*channels) if self.adapts else Adapter(channels[0], channels[0])
+
+
+def levels_of(side: Side, taps: list[Tap]) -> list[tuple[str, Size]]:
+    """Each level at some taps, as words and shape."""
+    return [
+        (f'tap {tap.at!r} level {level}', shape)
+        for tap in taps
+        for level, shape in zip(tap.levels or range(len(side.shapes[tap])), side.shapes[tap])
+    ]
+
+
+def method_names() -> dict[str, type[Method]]:
+    """Every registered method by its short name.
+
+    >>> method_names()['pkd'].__name__
+    'PKD'
+    """
+    classes = [c for c in MODELS.module_dict.values() if inspect.isclass(c)]
+    return {c.__name__.lower(): c for c in classes if issubclass(c, Method)}
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of a name, as a config (``mmkd.PKD``) or a flag (``pkd``) gives it.
+
+    >>> find_method('pkd') is find_method('mmkd.PKD')
+    True
+    """
+    known = method_names()
+    short = name.removeprefix('mmkd.').lower().replace('_', '').replace('-', '')
+    if short not in known:
+        raise InputError(f'unknown method {name!r}; {nearest(short, known)}')
+    return known[short]
+
+
+def build_method(name: str, config: Mapping[str, Any]) -> Method:
+    """Build a method from its config; a wrong option is answered with the nearest right ones."""
+    if not isinstance(config, Mapping) or 'type' not in config:
+        raise InputError(f"methods.{name}: {config!r}; needed: dict(type='mmkd.PKD', ...)")
+    options = dict(config)
+    kind = options.pop('type')
+    method = find_method(kind) if isinstance(kind, str) else kind
+    refuse_unknown(f'methods.{name}', options, options_of(method))
+    try:
+        return method(**options)
+    except InputError as error:
+        raise InputError(f'methods.{name}: {error}') from error
+
+
+def options_of(method: type[Method]) -> set[str]:
+    """Every option that a method takes, those of its base classes included."""
+    names: set[str] = set()
+    for base in method.__mro__:
+        if issubclass(base, Method):
+            names |= set(inspect.signature(base.__init__).parameters)
+    return names - {'self', 'options'}
+
+
+def _names(taps: list[Tap]) -> str:
+    return ', '.join(repr(tap.at) for tap in taps)
+

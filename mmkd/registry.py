@@ -1,0 +1,18 @@
+"""Registries of mmkd: children of mmengine's roots, scope ``mmkd``.
+
+>>> from mmengine.registry import MODELS as ROOT
+>>> ROOT.get('mmkd.PKD').__name__
+'PKD'
+"""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=['mmkd'])
+"""Distillers, methods, necks and backbones."""
+
+HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd'])
+"""What happens around training."""
+
+SCHEDULES = Registry('task util', parent=root.TASK_UTILS, scope='mmkd', locations=['mmkd'])
+"""Weights over training progress."""
