@@ -13,6 +13,7 @@ from . import compat
 
 compat.prepare()
 
+from .amp import CpuAmpOptimWrapper  # noqa: E402
 from .distill import distill  # noqa: E402
 from .distillation import Distillation  # noqa: E402
 from .distiller import Distiller, build_distiller  # noqa: E402
@@ -26,17 +27,18 @@ from .version import __version__  # noqa: E402
 
 __all__ = [
     'AT',
-    'Adapter',
     'CWD',
+    'KD',
+    'PKD',
+    'Adapter',
+    'CpuAmpOptimWrapper',
     'Distillation',
     'DistillationHook',
     'Distiller',
     'FeatureMethod',
     'FitNet',
     'InputError',
-    'KD',
     'Method',
-    'PKD',
     'Side',
     'Step',
     'Tap',

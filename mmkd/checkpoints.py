@@ -37,7 +37,9 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
     else:
         content = _read_safely(file)
     if not isinstance(content, Mapping):
-        raise InputError(f'checkpoint {path}: holds a {type(content).__name__}; needed: a state dict')
+        raise InputError(
+            f'checkpoint {path}: holds a {type(content).__name__}; needed: a state dict'
+        )
     return dict(content)
 
 

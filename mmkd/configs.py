@@ -72,9 +72,9 @@ def is_distiller(model: Any) -> bool:
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
     """Build a model of any toolbox; its own scope, or the running one, decides where names are looked up."""
-    config = ConfigDict(copy.deepcopy(dict(config)))
-    with _scope(config.pop('_scope_', None)):
-        return MODELS.build(config)
+    own = ConfigDict(copy.deepcopy(dict(config)))
+    with _scope(own.pop('_scope_', None)):
+        return MODELS.build(own)
 
 
 @contextmanager

@@ -94,12 +94,12 @@ def build_distiller(
         built = {name: build_method(name, cfg) for name, cfg in _checked(methods).items()}
         _refuse_idle_teachers(teachers, built)
         distillation = Distillation(model, config, teachers, built, check_gradients)
-    model.__class__ = distilled(type(model))
+    model.__class__ = distilled(type(model))  # type: ignore[arg-type]
     model.distillation = distillation
     return model
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def distilled(student: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a student's class that distils."""
     return type(f'Distilled{student.__name__}', (Distiller, student), {'__module__': __name__})

@@ -122,7 +122,7 @@ def stage_taps(model: nn.Module) -> list[Tap]:
     Stages are what a backbone lists in ``res_layers`` or keeps as modules ``stages.0``,
     ``stages.1``, ...; for any other backbone its outputs are taken.
     """
-    backbone = model.backbone
+    backbone: Any = model.backbone
     if hasattr(backbone, 'res_layers'):
         return [Tap(f'backbone.{name}') for name in backbone.res_layers]
     if isinstance(getattr(backbone, 'stages', None), (nn.ModuleList, nn.Sequential)):

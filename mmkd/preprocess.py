@@ -21,7 +21,7 @@ class Pixels:
     pad_value: float
 
     @classmethod
-    def of(cls, preprocessor: nn.Module, owner: str) -> Pixels:
+    def of(cls, preprocessor: Any, owner: str) -> Pixels:
         """Read a data preprocessor of mmengine, mmdet, mmpretrain or mmseg.
 
         One that wraps another (semi-supervised branches) is looked through. One that cannot be
@@ -54,6 +54,9 @@ class Repaint(nn.Module):
     >>> Repaint(rgb, raw)(torch.zeros(1, 3, 1, 1)).flatten().tolist()
     [30.0, 20.0, 10.0]
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, source: Pixels, target: Pixels) -> None:
         super().__init__()

@@ -14,5 +14,10 @@ MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=['mmkd'])
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd'])
 """What happens around training."""
 
+OPTIM_WRAPPERS = Registry(
+    'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd']
+)
+"""How parameters are updated."""
+
 SCHEDULES = Registry('task util', parent=root.TASK_UTILS, scope='mmkd', locations=['mmkd'])
 """Weights over training progress."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,9 @@ class Tap:
         if isinstance(spec, str):
             return cls(spec)
         if not isinstance(spec, Mapping) or not isinstance(spec.get('at'), str):
-            raise InputError(f"tap: {spec!r}; needed: a module name, or dict(at='neck', levels=[0])")
+            raise InputError(
+                f"tap: {spec!r}; needed: a module name, or dict(at='neck', levels=[0])"
+            )
         refuse_unknown(f'tap {spec["at"]!r}', spec, ('at', 'levels', 'item', 'source'))
         levels = spec.get('levels')
         return cls(
@@ -176,10 +178,8 @@ def capture(
     with ExitStack() as stack:
         for at, wanted in sources.items():
             stack.enter_context(_wrapped(find_module(model, at, owner), at, wanted, note))
-        try:
+        with suppress(_Enough):
             yield features
-        except _Enough:
-            pass
 
 
 @contextmanager
@@ -196,14 +196,14 @@ def _wrapped(module: nn.Module, at: str, wanted: set[str], note: Any) -> Iterato
             note((at, 'output'), output)
         return output
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if own is None:
             del module.forward
         else:
-            module.forward = own  # type: ignore[method-assign]
+            module.forward = own
 
 
 def find_module(model: nn.Module, at: str, owner: str = 'the model') -> nn.Module:

@@ -85,8 +85,8 @@ class Teacher(nn.Module):
     def learn_input(self, student: nn.Module) -> None:
         """Work out how the student's batches become this teacher's."""
         if self.inputs == 'own':
-            source = Pixels.of(student.data_preprocessor, 'the student')  # type: ignore[arg-type]
-            target = Pixels.of(self.model.data_preprocessor, self.owner)  # type: ignore[arg-type]
+            source = Pixels.of(student.data_preprocessor, 'the student')
+            target = Pixels.of(self.model.data_preprocessor, self.owner)
             self.repaint = Repaint(source, target)
 
     def probe(self, taps: Iterable[Tap]) -> Probe:
@@ -167,12 +167,10 @@ class Teacher(nn.Module):
 
             fuse_conv_bn(self.model)
         if self.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compile:
             for part in self.model.children():
-                part.forward = torch.compile(part.forward)  # type: ignore[method-assign]
-
-
+                part.forward = torch.compile(part.forward)
 
 
 def _model_part(config: Any) -> Any:
@@ -186,5 +184,3 @@ def _model_part(config: Any) -> Any:
 def _check_choice(option: str, value: Any, known: Any) -> None:
     if value not in known:
         raise InputError(f'teacher: {option}={value!r}; {nearest(str(value), known)}')
-
-

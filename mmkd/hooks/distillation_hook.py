@@ -102,14 +102,10 @@ class DistillationHook(Hook):
         if method.param_scheduler and runner.param_schedulers is None:
             runner.param_schedulers = []
         for config in method.param_scheduler:
-            scheduler = PARAM_SCHEDULERS.build(
-                dict(config),
-                default_args=dict(
-                    optimizer=optimizer,
-                    **({'epoch_length': len(runner.train_dataloader)} if config.get('convert_to_iter_based') else {}),
-                ),
-            )
-            runner.param_schedulers.append(scheduler)
+            known: dict[str, Any] = {'optimizer': optimizer}
+            if config.get('convert_to_iter_based'):
+                known['epoch_length'] = len(runner.train_dataloader)
+            runner.param_schedulers.append(PARAM_SCHEDULERS.build(config, default_args=known))
 
 
 def release(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
@@ -126,10 +122,9 @@ def parameter_groups(method: nn.Module) -> list[dict[str, Any]]:
     [1, 1]
     """
     trained = [p for p in method.parameters() if p.requires_grad]
-    groups = [
-        {'params': [p for p in trained if p.dim() > 1]},
-        {'params': [p for p in trained if p.dim() <= 1], 'weight_decay': 0.0},
-    ]
+    decaying = [p for p in trained if p.dim() > 1]
+    other = [p for p in trained if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [{'params': decaying}, {'params': other, 'weight_decay': 0.0}]
     return [group for group in groups if group['params']]
 
 

@@ -7,4 +7,4 @@ from .fitnet import FitNet
 from .kd import KD
 from .pkd import PKD
 
-__all__ = ['AT', 'CWD', 'FeatureMethod', 'FitNet', 'KD', 'Method', 'PKD', 'Side', 'Step']
+__all__ = ['AT', 'CWD', 'KD', 'PKD', 'FeatureMethod', 'FitNet', 'Method', 'Side', 'Step']

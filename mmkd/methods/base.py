@@ -255,4 +255,3 @@ def options_of(method: type[Method]) -> set[str]:
 
 def _names(taps: list[Tap]) -> str:
     return ', '.join(repr(tap.at) for tap in taps)
-

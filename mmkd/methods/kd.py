@@ -174,7 +174,7 @@ def head_kind(model: nn.Module) -> str:
     return 'query' if 'DetectionTransformer' in names else 'dense'
 
 
-def logit_taps(model: nn.Module) -> list[Tap]:
+def logit_taps(model: Any) -> list[Tap]:
     """Where a model's class logits pass."""
     kind = head_kind(model)
     if kind == 'vector':
@@ -185,15 +185,15 @@ def logit_taps(model: nn.Module) -> list[Tap]:
         return [Tap('bbox_head')]
     if kind == 'dense':
         return [Tap('bbox_head', item=0)]
-    head = model.roi_head.bbox_head  # type: ignore[union-attr]
+    head = model.roi_head.bbox_head
     stages = [f'.{i}' for i in range(len(head))] if isinstance(head, nn.ModuleList) else ['']
     return [Tap(f'roi_head.bbox_head{stage}', item=0) for stage in stages]
 
 
-def logit_head(model: nn.Module) -> nn.Module:
+def logit_head(model: Any) -> nn.Module:
     """The module that makes a model's class logits; a cascade's first, a multi-head segmentor's last."""
     if hasattr(model, 'roi_head'):
-        head = model.roi_head.bbox_head  # type: ignore[union-attr]
+        head = model.roi_head.bbox_head
         return head[0] if isinstance(head, nn.ModuleList) else head
     for name in ('bbox_head', 'head', 'decode_head'):
         head = getattr(model, name, None)

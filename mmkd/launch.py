@@ -1,0 +1,268 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do: from arguments to a config, and to OpenMMLab's Runner."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from .checkpoints import read_checkpoint
+from .configs import is_distiller, load_config, model_config
+from .distill import add_hook, distill
+from .errors import InputError
+from .ranks import prepare_cpu_ranks
+
+FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+"""With this set, no ``torch.load`` of the process can execute code, whoever calls it."""
+
+
+def training_config(
+    config: str | Path | Config,
+    *,
+    work_dir: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    method: str | None = None,
+    teacher: str | None = None,
+    checkpoint: str | None = None,
+    distill_options: Mapping[str, Any] | None = None,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    launcher: str = 'none',
+    trust_checkpoint: bool = False,
+) -> Config:
+    """The config that ``tools/train.py`` trains; every wrong input is answered here or while the Runner builds.
+
+    Args:
+        config: any project's config, or a Distiller's.
+        work_dir: where logs and checkpoints go; by default the config's, or ``work_dirs/<name>``.
+        cfg_options: overrides of the config, by dotted key.
+        method: distil the plain config by these methods (``pkd+kd``).
+        teacher: the teacher's config.
+        checkpoint: the teacher's checkpoint.
+        distill_options: options of methods and teacher, by dotted key (``pkd.weight``).
+        resume: ``auto``, or a checkpoint to resume from.
+        amp: mixed precision: float16 on GPUs, bfloat16 on CPUs.
+        auto_scale_lr: scale the learning rate with the batch size as the config says.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        trust_checkpoint: unpickle checkpoints without restriction.
+    """
+    cfg = load_config(config)
+    cfg.merge_from_dict(dict(cfg_options or {}))
+    if method is not None:
+        cfg = distill(cfg, method, teacher, checkpoint, nested(distill_options or {}))
+    elif teacher or checkpoint or distill_options:
+        raise InputError(
+            '--teacher, --teacher-checkpoint, --distill-options: need --distill METHOD'
+        )
+    elif is_distiller(cfg.model):
+        add_hook(cfg)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or _default_work_dir(config, method)
+    _set_resume(cfg, resume)
+    if amp:
+        _set_amp(cfg)
+    if auto_scale_lr:
+        _set_auto_scale_lr(cfg)
+    if trust_checkpoint:
+        _trust_teachers(cfg)
+    check_files(cfg, ('train', 'val'), trust_checkpoint)
+    return cfg
+
+
+def test_config(
+    config: str | Path | Config,
+    checkpoint: str,
+    *,
+    work_dir: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = 'none',
+    tta: bool = False,
+    trust_checkpoint: bool = False,
+) -> Config:
+    """The config that ``tools/test.py`` evaluates: of a distillation, its plain student."""
+    cfg = plain_config(load_config(config))
+    cfg.merge_from_dict(dict(cfg_options or {}))
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or _default_work_dir(config, None)
+    cfg.load_from, cfg.resume = checkpoint, False
+    if tta:
+        _set_tta(cfg)
+    check_files(cfg, ('test',), trust_checkpoint)
+    return cfg
+
+
+def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
+    """Build the config's Runner; unless files are trusted, no checkpoint of this process can execute code."""
+    if not trust_checkpoint:
+        os.environ[FORCE_SAFE] = '1'
+    prepare_cpu_ranks(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def plain_config(cfg: Config) -> Config:
+    """A distillation config with the plain student in its place and nothing of mmkd; others stay as they are.
+
+    >>> from mmkd import distill
+    >>> cfg = distill('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'pkd', teacher='t.py', checkpoint='t.pth')
+    >>> plain_config(cfg).model.type, 'custom_hooks' in plain_config(cfg)
+    ('RetinaNet', False)
+    """
+    plain = load_config(cfg)
+    if not is_distiller(plain.model):
+        return plain
+    plain.model = model_config(plain)
+    plain.model.pop('_scope_', None)
+    _strip_list(plain, 'custom_hooks', lambda hook: str(hook.get('type')).startswith('mmkd.'))
+    imports = plain.get('custom_imports')
+    if imports is not None:
+        _strip_list(imports, 'imports', lambda name: name == 'mmkd')
+        if not imports.get('imports'):
+            plain.pop('custom_imports')
+    return plain
+
+
+def check_files(cfg: Config, parts: tuple[str, ...], trust_checkpoint: bool = False) -> None:
+    """Answer data sets and checkpoints that are missing or cannot be read, before anything is built."""
+    for part in parts:
+        loader = cfg.get(f'{part}_dataloader')
+        if loader is not None and cfg.get(f'{part}_cfg') is not None:
+            for where, dataset in _datasets(loader['dataset'], f'{part}_dataloader.dataset'):
+                _check_dataset(where, dataset)
+    source = cfg.get('load_from')
+    if cfg.get('resume') and source is None and Path(cfg.work_dir, 'last_checkpoint').exists():
+        source = find_latest_checkpoint(cfg.work_dir)
+    if source is not None:
+        read_checkpoint(source, trust=trust_checkpoint)
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a nest of dicts.
+
+    >>> nested({'pkd.weight': 3.0, 'teacher.precision': 'bf16'})
+    {'pkd': {'weight': 3.0}, 'teacher': {'precision': 'bf16'}}
+    """
+    result: dict[str, Any] = {}
+    for key, value in options.items():
+        *path, last = key.split('.')
+        place = result
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return result
+
+
+def exit_on_input_error(main: Callable[[], Any]) -> None:
+    """Run a tool; wrong input ends it with one message and exit status 2 instead of a traceback."""
+    try:
+        main()
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+# -- parts of a training config --------------------------------------------------------------------
+
+
+def _default_work_dir(config: str | Path | Config, method: str | None) -> str:
+    name = config.filename if isinstance(config, Config) else str(config)
+    stem = Path(str(name or 'config').split('::')[-1]).stem
+    return str(Path('work_dirs', stem if method is None else f'{stem}_{method}'))
+
+
+def _set_resume(cfg: Config, resume: str | None) -> None:
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+
+
+def _set_amp(cfg: Config) -> None:
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    else:
+        cfg.optim_wrapper.type = 'mmkd.CpuAmpOptimWrapper'
+
+
+def _set_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise InputError(
+            '--auto-scale-lr: the config does not say for which batch its learning rate is; add '
+            'auto_scale_lr=dict(base_batch_size=16)'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def _trust_teachers(cfg: Config) -> None:
+    spec = cfg.model.get('teacher') if is_distiller(cfg.model) else None
+    for teacher in [] if spec is None else [spec] if 'config' in spec else spec.values():
+        teacher.trust_checkpoint = True
+
+
+def _set_tta(cfg: Config) -> None:
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise InputError(
+            '--tta: the config has no tta_model and tta_pipeline; take those of the toolbox '
+            "(mmdet: _base_ 'mmdet::_base_/datasets/coco_detection.py' and a rtmdet config show them)"
+        )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def _strip_list(holder: Any, key: str, unwanted: Callable[[Any], bool]) -> None:
+    """Drop the unwanted from a list in a config, and the list if nothing is left."""
+    values = holder.get(key)
+    if values is None:
+        return
+    values = [values] if isinstance(values, str) else values
+    kept = [value for value in values if not unwanted(value)]
+    if kept:
+        holder[key] = kept
+    else:
+        holder.pop(key)
+
+
+# -- data sets -------------------------------------------------------------------------------------
+
+
+def _datasets(cfg: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A data set config and those it wraps, each with its place in the config."""
+    yield where, cfg
+    inner = cfg.get('dataset')
+    if isinstance(inner, Mapping):
+        yield from _datasets(inner, f'{where}.dataset')
+    for index, item in enumerate(cfg.get('datasets') or []):
+        yield from _datasets(item, f'{where}.datasets[{index}]')
+
+
+def _check_dataset(where: str, cfg: Mapping[str, Any]) -> None:
+    if cfg.get('backend_args') or cfg.get('file_client_args'):
+        return  # not on this file system
+    root = str(cfg.get('data_root') or '')
+    prefix = cfg.get('data_prefix') or {}
+    prefixes = {'data_prefix': prefix} if isinstance(prefix, str) else dict(prefix)
+    paths = {'data_root': root, 'ann_file': cfg.get('ann_file'), **prefixes}
+    for option, path in paths.items():
+        if not isinstance(path, str) or not path or '://' in path:
+            continue
+        full = Path(path) if option == 'data_root' else Path(root, path)
+        if not full.exists():
+            raise InputError(
+                f'data set missing: {where}.{option}: {full} does not exist; {_data_cure(root)}'
+            )
+
+
+def _data_cure(root: str) -> str:
+    if 'shapes' in Path(root).name:
+        return f'draw it: python tools/make_shapes.py {root.rstrip("/")}'
+    return (
+        'put the data there, or give its place: --cfg-options train_dataloader.dataset.data_root='
+        'DIR (docs/own_data.md)'
+    )

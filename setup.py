@@ -1,0 +1,48 @@
+"""Packaging of mmkd. The exact versions it was tested with are in requirements.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    scope: dict[str, str] = {}
+    exec((HERE / 'mmkd' / 'version.py').read_text(), scope)
+    return scope['__version__']
+
+
+setup(
+    name='mmkd',
+    version=version(),
+    description='Knowledge distillation for mmdet, mmpretrain and mmsegmentation',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.9',
+    packages=find_packages(include=['mmkd', 'mmkd.*']),
+    # mmkd/.mim links to configs/ and tools/, where the family looks for `mmkd::` configs
+    package_data={
+        'mmkd': ['py.typed', '.mim/configs/**/*.py', '.mim/tools/*', '.mim/model-index.yml']
+    },
+    install_requires=[
+        'torch>=2.1',
+        'onedl-mmengine>=0.10.8',
+        'onedl-mmcv>=2.3',
+        'onedl-mmdetection>=3.4',
+        'onedl-mmpretrain>=1.3',
+        'onedl-mmsegmentation>=1.4',
+        'numpy>=1.24',
+        'opencv-python<5',
+        'pycocotools>=2.0.6',
+        'scipy>=1.9',
+        'rich>=12',
+        'matplotlib>=3.5',
+        'ftfy',
+        'regex',
+        'prettytable',
+        'setuptools<81',
+    ],
+    extras_require={'dev': ['pytest>=8', 'ruff', 'mypy', 'pre-commit']},
+)

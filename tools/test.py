@@ -1,0 +1,43 @@
+"""Evaluate a checkpoint with a plain config, or with a Distiller's, of which the student is evaluated."""
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from mmkd.launch import build_runner, exit_on_input_error, test_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a config of any project, or a Distiller config')
+    parser.add_argument('checkpoint', help='the checkpoint to evaluate')
+    parser.add_argument('--work-dir', help='where the log goes')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='unpickle without restriction'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = test_config(
+        args.config,
+        args.checkpoint,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        launcher=args.launcher,
+        tta=args.tta,
+        trust_checkpoint=args.trust_checkpoint,
+    )
+    build_runner(cfg, args.trust_checkpoint).test()
+
+
+if __name__ == '__main__':
+    exit_on_input_error(main)
