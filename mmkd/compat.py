@@ -48,6 +48,10 @@ def cure_torchvision() -> bool:
     return True
 
 
+def _installed(kind: type[MetaPathFinder]) -> bool:
+    return any(isinstance(finder, kind) for finder in sys.meta_path)
+
+
 class _Renamed(MetaPathFinder, Loader):
     """Serves every module of an old package name with the same module of the new one."""
 
@@ -79,15 +83,16 @@ class _Renamed(MetaPathFinder, Loader):
 
 def rename_mmcls() -> None:
     """Let ``mmcls.`` scopes, imports and ``mmcls::`` configs resolve to mmpretrain, its successor."""
-    known = any(isinstance(finder, _Renamed) for finder in sys.meta_path)
-    if not known and find_spec('mmcls') is None:
-        sys.meta_path.append(_Renamed('mmcls', 'mmpretrain'))
+    if not _installed(_Renamed) and find_spec('mmcls') is None:
+        sys.meta_path.insert(0, _Renamed('mmcls', 'mmpretrain'))
 
 
 def register_config_packages() -> None:
-    """Tell mmengine where ``mmkd::`` and ``mmcls::`` configs are."""
+    """Tell mmengine where ``mmkd::``, ``mmseg::`` and ``mmcls::`` configs are."""
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE['mmkd'] = 'mmkd'
-    if any(isinstance(finder, _Renamed) for finder in sys.meta_path):
+    if find_spec('mmsegmentation') is None:
+        MODULE2PACKAGE['mmseg'] = 'mmseg'  # its distribution has another name than mmengine thinks
+    if _installed(_Renamed):
         MODULE2PACKAGE['mmcls'] = 'mmpretrain'

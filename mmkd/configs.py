@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import _get_cfg_metainfo, _get_package_and_cfg_path
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.utils import get_installed_path
 from torch import nn
 
 from .errors import InputError
@@ -23,29 +25,37 @@ def load_config(source: str | Path | Config) -> Config:
     """
     if isinstance(source, Config):
         return copy.deepcopy(source)
-    name = str(source)
     try:
-        if '::' not in name:
-            return Config.fromfile(name)
-        from mmengine.hub import get_config
-
-        return get_config(name)
+        return Config.fromfile(config_path(str(source)))
     except FileNotFoundError as error:
-        raise InputError(f'config {name}: no such file ({error})') from error
+        raise InputError(f'config {source}: no such file ({error})') from error
     except (AssertionError, ValueError) as error:
-        raise InputError(f'config {name}: cannot be read ({error})') from error
+        raise InputError(f'config {source}: cannot be read ({error})') from error
+
+
+def config_path(name: str) -> Path:
+    """The file of a config, also of a ``package::`` name. Nothing is installed or downloaded.
+
+    >>> config_path('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').name
+    'retinanet_r18_fpn_1x_coco.py'
+    """
+    if '::' not in name:
+        return Path(name)
+    package, inner = _get_package_and_cfg_path(name)
+    inner = inner if inner.endswith('.py') else f'{inner}.py'
+    return Path(get_installed_path(package), '.mim', 'configs', inner)
 
 
 def zoo_checkpoint(source: Any) -> str | None:
     """Where the model zoo keeps the weights of a ``package::`` config, None if it names none."""
     if not isinstance(source, str) or '::' not in source:
         return None
-    from mmengine.hub import get_config
-
+    package, inner = _get_package_and_cfg_path(source)
     try:
-        return get_config(source.removesuffix('.py'), pretrained=True).get('model_path')
-    except (AssertionError, FileNotFoundError):
+        meta = _get_cfg_metainfo(get_installed_path(package), inner)
+    except (ValueError, FileNotFoundError):
         return None
+    return meta.get('Weights')
 
 
 def model_config(cfg: Mapping[str, Any]) -> ConfigDict:

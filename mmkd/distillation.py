@@ -104,12 +104,12 @@ class Distillation(nn.Module):
     def _set_up(self, student: nn.Module, config: Mapping[str, Any]) -> Probe:
         for name, method in self.methods.items():
             method.plan(student, self._model_for(name))
+        probed = probe(student, self._student_taps(self.methods), STUDENT)
         for name, teacher in self.teachers.items():
             listeners = [m for n, m in self.methods.items() if self._listens[n] == name]
             teacher.learn_input(student)
             teacher.probe(tap for method in listeners for tap in method.teacher_taps)
             print_log(teacher.summary(), 'current')
-        probed = probe(student, self._student_taps(self.methods), STUDENT)
         for name, method in self.methods.items():
             ours = Side(student, config, probed.shapes, STUDENT)
             method.choose_weight(ours.task)

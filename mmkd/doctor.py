@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,13 @@ TESTED = {
 }
 """The versions that the tests ran with; the same as in requirements.txt."""
 
-RETIRED = {'mmengine': 'onedl-mmengine', 'mmcv': 'onedl-mmcv', 'mmdet': 'onedl-mmdetection'}
+RETIRED = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmdet': 'onedl-mmdetection',
+    'mmpretrain': 'onedl-mmpretrain',
+    'mmsegmentation': 'onedl-mmsegmentation',
+}
 """Distributions that stopped in 2024, and those that go on under the same import names."""
 
 BUILD_MMCV = (
@@ -82,6 +89,9 @@ def _retired() -> Iterator[Finding]:
 def _functions() -> Iterator[Finding]:
     """Try what a version number does not tell."""
     yield _attempt('mmcv operators', lambda: import_module('mmcv.ops'), BUILD_MMCV)
+    for toolbox in ('mmdet', 'mmpretrain', 'mmseg'):
+        models = functools.partial(import_module, f'{toolbox}.models')
+        yield _attempt(toolbox, models, 'reinstall it')
     yield _attempt('torchvision', _torchvision, 'pip install --no-deps torchvision==0.28.0')
     yield _attempt(
         'COCO evaluation', lambda: import_module('pycocotools._mask'), 'pip install pycocotools'
@@ -112,7 +122,7 @@ def _torchvision() -> str:
 def _configs() -> str:
     from .configs import load_config
 
-    load_config('mmkd::shapes/gfl_r18_shapes.py')
+    load_config('mmkd::shapes/rtmdet_tiny_shapes.py')
     return 'resolve'
 
 

@@ -17,7 +17,7 @@ from .checkpoints import read_checkpoint
 from .configs import is_distiller, load_config, model_config
 from .distill import add_hook, distill
 from .errors import InputError
-from .ranks import prepare_cpu_ranks
+from .ranks import leave_ranks, prepare_cpu_ranks
 
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 """With this set, no ``torch.load`` of the process can execute code, whoever calls it."""
@@ -77,7 +77,7 @@ def training_config(
     return cfg
 
 
-def test_config(
+def evaluation_config(
     config: str | Path | Config,
     checkpoint: str,
     *,
@@ -107,11 +107,25 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def train(cfg: Config, trust_checkpoint: bool = False) -> None:
+    """Train a config to its end."""
+    build_runner(cfg, trust_checkpoint).train()
+    leave_ranks()
+
+
+def evaluate(cfg: Config, trust_checkpoint: bool = False) -> dict[str, float]:
+    """Evaluate a config's checkpoint; the metrics."""
+    metrics = build_runner(cfg, trust_checkpoint).test()
+    leave_ranks()
+    return metrics
+
+
 def plain_config(cfg: Config) -> Config:
     """A distillation config with the plain student in its place and nothing of mmkd; others stay as they are.
 
     >>> from mmkd import distill
-    >>> cfg = distill('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'pkd', teacher='t.py', checkpoint='t.pth')
+    >>> cfg = distill('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'pkd',
+    ...               teacher='t.py', checkpoint='t.pth')
     >>> plain_config(cfg).model.type, 'custom_hooks' in plain_config(cfg)
     ('RetinaNet', False)
     """

@@ -50,6 +50,12 @@ def prepare_cpu_ranks(cfg: Config) -> None:
     cfg.model_wrapper_cfg.device_ids = None
 
 
+def leave_ranks() -> None:
+    """End the process group, whose threads would otherwise abort the interpreter at its exit."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def rank_variables(launcher: str, environment: Mapping[str, str]) -> dict[str, str]:
     """What torch needs to know of this rank, from a launcher's variables.
 

@@ -5,7 +5,7 @@ import os
 
 from mmengine.config import DictAction
 
-from mmkd.launch import build_runner, exit_on_input_error, test_config
+from mmkd.launch import evaluate, evaluation_config, exit_on_input_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = test_config(
+    cfg = evaluation_config(
         args.config,
         args.checkpoint,
         work_dir=args.work_dir,
@@ -36,7 +36,7 @@ def main() -> None:
         tta=args.tta,
         trust_checkpoint=args.trust_checkpoint,
     )
-    build_runner(cfg, args.trust_checkpoint).test()
+    evaluate(cfg, args.trust_checkpoint)
 
 
 if __name__ == '__main__':

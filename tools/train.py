@@ -5,7 +5,7 @@ import os
 
 from mmengine.config import DictAction
 
-from mmkd.launch import build_runner, exit_on_input_error, training_config
+from mmkd.launch import exit_on_input_error, train, training_config
 
 LAUNCHERS = ['none', 'pytorch', 'slurm', 'mpi']
 
@@ -60,7 +60,7 @@ def main() -> None:
         launcher=args.launcher,
         trust_checkpoint=args.trust_checkpoint,
     )
-    build_runner(cfg, args.trust_checkpoint).train()
+    train(cfg, args.trust_checkpoint)
 
 
 if __name__ == '__main__':

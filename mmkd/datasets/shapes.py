@@ -19,13 +19,16 @@ from numpy.random import Generator
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-CLASSES = ('circle', 'ring', 'square', 'triangle', 'star', 'cross', 'hexagon', 'arrow')
+CLASSES = ('circle', 'ring', 'square', 'triangle', 'star', 'cross')
 SPLITS = ('train', 'val')
 SUBPIXEL = 4
 """Bits of subpixel precision of drawn outlines."""
 
-LEAST_VISIBLE = 0.4
+LEAST_VISIBLE = 0.5
 """A shape of which less than this share would stay visible is not covered further."""
+
+LEAST_CONTRAST = 60
+"""How far a shape's colour is from the ground's in at least one channel."""
 
 MARK = 'shapes.json'
 """The file that tells how a folder was made; it is written last."""
@@ -47,12 +50,12 @@ class ShapesSpec:
         crop: height and width of the classification crops.
     """
 
-    train: int = 400
-    val: int = 150
+    train: int = 800
+    val: int = 200
     seed: int = 0
-    smallest: int = 160
-    largest: int = 224
-    objects: int = 8
+    smallest: int = 128
+    largest: int = 160
+    objects: int = 6
     crop: int = 64
 
 
@@ -99,14 +102,15 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Drawing:
     """
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     height, width = rng.integers(spec.smallest, spec.largest + 1, 2)
-    image = _texture(rng, height, width, rng.uniform(40, 215, 3), contrast=30)
+    ground = rng.uniform(40, 215, 3)
+    image = _texture(rng, height, width, ground, contrast=25)
     drawing = Drawing(image, [], [])
     _add_clutter(rng, drawing.image)
     full_areas: list[int] = []
     for _ in range(int(rng.integers(2, spec.objects + 1))):
-        _place(rng, drawing, full_areas)
+        _place(rng, drawing, full_areas, ground)
     _hide_behind_bar(rng, drawing, full_areas)
-    drawing.image = np.clip(drawing.image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+    drawing.image = np.clip(drawing.image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
     return drawing
 
 
@@ -131,12 +135,6 @@ def _cross() -> Array:
     return np.array([(c * x + d * y, e * x + f * y) for c, d, e, f in turns for x, y in quarter])
 
 
-def _arrow() -> Array:
-    return np.array(
-        [(1, 0), (0, 0.8), (0, 0.35), (-1, 0.35), (-1, -0.35), (0, -0.35), (0, -0.8)], float
-    )
-
-
 OUTLINES: dict[str, Callable[[], list[Array]]] = {
     'circle': lambda: [_regular(48)],
     'ring': lambda: [_regular(48), 0.55 * _regular(48)],
@@ -144,8 +142,6 @@ OUTLINES: dict[str, Callable[[], list[Array]]] = {
     'triangle': lambda: [_regular(3)],
     'star': lambda: [_star()],
     'cross': lambda: [_cross()],
-    'hexagon': lambda: [_regular(6)],
-    'arrow': lambda: [_arrow()],
 }
 
 
@@ -177,25 +173,33 @@ def _add_clutter(rng: Generator, image: Array) -> None:
         cv2.line(image, start, stop, colour, int(rng.integers(1, 4)), cv2.LINE_AA)
 
 
-def _place(rng: Generator, drawing: Drawing, full_areas: list[int]) -> None:
+def _place(rng: Generator, drawing: Drawing, full_areas: list[int], ground: Array) -> None:
     """Put one shape on top, unless it would hide another too far."""
     label = int(rng.integers(len(CLASSES)))
     height, width = drawing.image.shape[:2]
-    radius = min(height, width) * rng.uniform(0.06, 0.24)
+    radius = min(height, width) * rng.uniform(0.08, 0.28)
     centre = rng.uniform([radius * 0.6] * 2, [width - radius * 0.6, height - radius * 0.6])
-    turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.0)
-    paint = _texture(rng, height, width, rng.uniform(0, 255, 3), contrast=25)
+    turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
+    paint = _texture(rng, height, width, _unlike(rng, ground), contrast=20)
     alpha = _rasterise(OUTLINES[CLASSES[label]](), height, width, centre, radius, turn, squeeze)
     mask = alpha > 0.5
     left = [int((old & ~mask).sum()) for old in drawing.masks]
     covers = any(rest < LEAST_VISIBLE * area for rest, area in zip(left, full_areas))
     if covers or mask.sum() < 40:
         return
-    opacity = alpha[..., None] * rng.uniform(0.75, 1.0)
+    opacity = alpha[..., None] * rng.uniform(0.85, 1.0)
     drawing.image += opacity * (paint - drawing.image)
     drawing.masks = [old & ~mask for old in drawing.masks] + [mask]
     drawing.labels.append(label)
     full_areas.append(int(mask.sum()))
+
+
+def _unlike(rng: Generator, ground: Array) -> Array:
+    """A colour that stands out from the ground, some more and some less."""
+    while True:
+        colour = rng.uniform(0, 255, 3)
+        if np.abs(colour - ground).max() > LEAST_CONTRAST:
+            return colour
 
 
 def _hide_behind_bar(rng: Generator, drawing: Drawing, full_areas: list[int]) -> None:

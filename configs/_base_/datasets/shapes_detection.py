@@ -1,10 +1,8 @@
 # The embedded data set as COCO detection; `python tools/make_shapes.py data/shapes` draws it.
 dataset_type = 'CocoDataset'
 data_root = 'data/shapes/'
-metainfo = dict(
-    classes=('circle', 'ring', 'square', 'triangle', 'star', 'cross', 'hexagon', 'arrow')
-)
-scale = (192, 192)
+metainfo = dict(classes=('circle', 'ring', 'square', 'triangle', 'star', 'cross'))
+scale = (160, 160)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

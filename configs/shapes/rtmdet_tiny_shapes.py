@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/gfl_shapes.py',
+    '../_base_/models/rtmdet_shapes.py',
     '../_base_/datasets/shapes_detection.py',
     '../_base_/schedules/shapes.py',
     '../_base_/default_runtime.py',

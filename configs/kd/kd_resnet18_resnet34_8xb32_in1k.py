@@ -1,0 +1,9 @@
+_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py']
+custom_imports = dict(imports=['mmkd'])
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    teacher=dict(config='mmpretrain::resnet/resnet34_8xb32_in1k.py'),
+    methods=dict(kd=dict(type='mmkd.KD', temperature=1.0)),
+)

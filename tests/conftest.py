@@ -1,0 +1,34 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+
+import mmkd  # noqa: F401
+from mmkd.datasets import ShapesSpec, make_shapes
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_seeded() -> Iterator[None]:
+    """Same randomness and no log for every test; the default scope is put back."""
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
+    scopes = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn data set."""
+    spec = ShapesSpec(train=8, val=4, smallest=64, largest=80, objects=4, crop=32)
+    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', spec, quiet=True)

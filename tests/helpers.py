@@ -1,0 +1,267 @@
+"""Small members of real model families, and batches for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+import mmkd  # noqa: F401
+from mmkd.configs import build_model, load_config, model_config
+from mmkd.datasets import CLASSES as SHAPES
+
+ROOT = Path(__file__).parents[1]
+
+CLASSES = 4
+THIN = dict(depth=18, base_channels=8, init_cfg=None)
+THIN_NECK = dict(in_channels=[8, 16, 32, 64], out_channels=16)
+
+
+def _config(source: str, changes: dict[str, Any]) -> ConfigDict:
+    cfg = load_config(source)
+    cfg.merge_from_dict({'model': changes})
+    return model_config(cfg)
+
+
+def _basic_block(changes: dict[str, Any]) -> dict[str, Any]:
+    return {**changes, 'backbone': {**THIN, **changes.get('backbone', {})}, 'neck': THIN_NECK}
+
+
+def retinanet(**backbone: Any) -> ConfigDict:
+    """One-stage, sigmoid."""
+    head = dict(num_classes=CLASSES, in_channels=16, feat_channels=16, stacked_convs=1)
+    cfg = _config(
+        'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', _basic_block(dict(bbox_head=head))
+    )
+    width = backbone.pop('width', 8)
+    cfg.backbone.update(base_channels=width, **backbone)
+    cfg.neck.in_channels = [width, 2 * width, 4 * width, 8 * width]
+    return cfg
+
+
+def gfl() -> ConfigDict:
+    """One-stage, quality focal loss."""
+    head = dict(num_classes=CLASSES, in_channels=16, feat_channels=16, stacked_convs=1)
+    cfg = _config('mmdet::gfl/gfl_r50_fpn_1x_coco.py', _basic_block(dict(bbox_head=head)))
+    cfg.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    return cfg
+
+
+def ssd_like() -> ConfigDict:
+    """One-stage, softmax: a RetinaNet head with a background class."""
+    cfg = retinanet()
+    cfg.bbox_head.loss_cls = dict(type='CrossEntropyLoss', use_sigmoid=False)
+    return cfg
+
+
+def faster_rcnn(**backbone: Any) -> ConfigDict:
+    """Two-stage."""
+    rpn = dict(in_channels=16, feat_channels=16)
+    extractor = dict(out_channels=16)
+    box = dict(num_classes=CLASSES, in_channels=16, fc_out_channels=32)
+    roi = dict(bbox_roi_extractor=extractor, bbox_head=box)
+    changes = _basic_block(dict(rpn_head=rpn, roi_head=roi, backbone=backbone))
+    cfg = _config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', changes)
+    cfg.train_cfg.rcnn.sampler.num = 32
+    cfg.train_cfg.rpn_proposal.max_per_img = 50
+    return cfg
+
+
+def cascade_rcnn() -> ConfigDict:
+    """Three RoI stages."""
+    cfg = _config(
+        'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+        _basic_block(dict(rpn_head=dict(in_channels=16, feat_channels=16))),
+    )
+    cfg.roi_head.bbox_roi_extractor.out_channels = 16
+    for head in cfg.roi_head.bbox_head:
+        head.update(num_classes=CLASSES, in_channels=16, fc_out_channels=32)
+    for stage in cfg.train_cfg.rcnn:
+        stage.sampler.num = 32
+    cfg.train_cfg.rpn_proposal.max_per_img = 50
+    return cfg
+
+
+def dino() -> ConfigDict:
+    """Query-based, with denoising queries."""
+    cfg = _config(
+        'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py',
+        dict(
+            num_queries=30,
+            test_cfg=dict(max_per_img=20),
+            backbone=THIN,
+            neck=dict(in_channels=[16, 32, 64], out_channels=32, norm_cfg=dict(num_groups=4)),
+            bbox_head=dict(num_classes=CLASSES, embed_dims=32),
+            dn_cfg=dict(group_cfg=dict(num_dn_queries=8)),
+        ),
+    )
+    layers = dict(embed_dims=32)
+    for part in (cfg.encoder, cfg.decoder):
+        part.num_layers = 2
+        part.layer_cfg.self_attn_cfg.update(**layers, num_heads=4) if 'num_heads' in (
+            part.layer_cfg.self_attn_cfg
+        ) else part.layer_cfg.self_attn_cfg.update(**layers)
+        part.layer_cfg.ffn_cfg.update(**layers, feedforward_channels=64)
+    cfg.decoder.layer_cfg.cross_attn_cfg.update(**layers)
+    cfg.positional_encoding.num_feats = 16
+    return cfg
+
+
+def classifier(width: int = 8, **changes: Any) -> ConfigDict:
+    """ResNet-18 with a linear head."""
+    cfg = _config('mmpretrain::resnet/resnet18_8xb32_in1k.py', dict())
+    cfg.backbone.update(base_channels=width, stem_channels=width)
+    cfg.head.update(num_classes=CLASSES, in_channels=8 * width, topk=(1,))
+    cfg.data_preprocessor.num_classes = CLASSES
+    cfg.merge_from_dict(changes) if changes else None
+    return cfg
+
+
+def segmentor() -> ConfigDict:
+    """FCN with an auxiliary head."""
+    cfg = _config('mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py', dict(pretrained=None))
+    cfg.backbone.update(type='ResNet', depth=18, base_channels=8, norm_cfg=dict(type='BN'))
+    for name, width in (('decode_head', 64), ('auxiliary_head', 32)):
+        cfg[name].update(
+            in_channels=width, channels=16, num_classes=CLASSES, norm_cfg=dict(type='BN')
+        )
+    cfg.data_preprocessor.size = (64, 64)
+    return cfg
+
+
+FAMILIES = {
+    'classifier': classifier,
+    'retinanet': retinanet,
+    'gfl': gfl,
+    'softmax': ssd_like,
+    'faster_rcnn': faster_rcnn,
+    'cascade_rcnn': cascade_rcnn,
+    'dino': dino,
+    'segmentor': segmentor,
+}
+
+
+def build(config: Any) -> nn.Module:
+    """A model with its own initialisation."""
+    model = build_model(config)
+    model.init_weights()
+    return model
+
+
+def distiller(student: Any, teacher: Any = None, seed: int = 0, **methods: Any) -> nn.Module:
+    """A Distiller of a student and a teacher (a model config, or options) with some methods."""
+    torch.manual_seed(seed)
+    options = teacher
+    if teacher is not None and 'type' in teacher:
+        options = dict(config=teacher, checkpoint='untrained')
+    config = dict(type='mmkd.Distiller', student=student, methods=methods)
+    if options is not None:
+        config['teacher'] = options
+    with DefaultScope.overwrite_default_scope('mmkd'):
+        model = MODELS.build(config)
+    model.init_weights()
+    return model
+
+
+def raw_batch(family: str, sizes: tuple[tuple[int, int], ...] = ((64, 64), (56, 48))) -> dict:
+    """What a data loader gives: uint8 images and samples with labels."""
+    rng = torch.Generator().manual_seed(1)
+    if family in ('classifier', 'segmentor'):
+        sizes = (sizes[0],) * len(sizes)
+    images = [torch.randint(0, 256, (3, *size), generator=rng, dtype=torch.uint8) for size in sizes]
+    if family == 'classifier':
+        from mmpretrain.structures import DataSample
+
+        samples = [DataSample().set_gt_label(i % CLASSES) for i in range(len(sizes))]
+        return dict(inputs=torch.stack(images), data_samples=samples)
+    maker = _segmentation_sample if family == 'segmentor' else _detection_sample
+    return dict(inputs=images, data_samples=[maker(size, rng) for size in sizes])
+
+
+def _segmentation_sample(size: tuple[int, int], rng: torch.Generator) -> Any:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size))
+    sample.gt_sem_seg = PixelData(data=torch.randint(0, CLASSES, (1, *size), generator=rng))
+    return sample
+
+
+def _detection_sample(size: tuple[int, int], rng: torch.Generator) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    height, width = size
+    corners = torch.rand(3, 2, generator=rng) * torch.tensor([width * 0.5, height * 0.5])
+    extent = 8 + torch.rand(3, 2, generator=rng) * torch.tensor([width * 0.4, height * 0.4])
+    labels = torch.randint(0, CLASSES, (3,), generator=rng)
+    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0)
+    sample = DetDataSample(metainfo=meta)
+    boxes = torch.cat([corners, corners + extent], 1)
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+    sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0])
+    return sample
+
+
+def losses_of(model: nn.Module, family: str, **options: Any) -> dict[str, Any]:
+    """One training forward."""
+    data = model.data_preprocessor(raw_batch(family, **options), True)
+    return model(**data, mode='loss')
+
+
+def runner_config(family: str, work_dir: Any, data: Any, **changes: Any) -> Config:
+    """A Runner's config that trains a small model on the drawn data: 2 epochs of 4 iterations."""
+    base = 'classification' if family == 'classifier' else 'detection'
+    cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/shapes_{base}.py')
+    runtime = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
+    cfg.merge_from_dict(runtime.to_dict())
+    model = FAMILIES[family]()
+    scope = model.pop('_scope_')
+    cfg.merge_from_dict(
+        dict(
+            model=model,
+            default_scope=scope,
+            work_dir=str(work_dir),
+            log_level='ERROR',
+            default_hooks=dict(checkpoint=dict(max_keep_ckpts=3)),
+            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1),
+            val_cfg=dict(type='ValLoop'),
+            test_cfg=dict(type='TestLoop'),
+            optim_wrapper=dict(
+                type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9)
+            ),
+        )
+    )
+    cfg.visualizer = dict(type='Visualizer', vis_backends=[])
+    _set_classes(cfg.model)
+    for test in (
+        cfg.model.get('test_cfg') or {},
+        (cfg.model.get('test_cfg') or {}).get('rcnn', {}),
+    ):
+        if 'score_thr' in test:
+            test.update(score_thr=0.0, max_per_img=10)
+    for part in ('train', 'val', 'test'):
+        loader = cfg[f'{part}_dataloader']
+        loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+        loader.pop('batch_sampler', None)
+        loader.drop_last = part == 'train'
+        loader.dataset.data_root = f'{data}/'
+        if f'{part}_evaluator' in cfg and 'ann_file' in cfg[f'{part}_evaluator']:
+            cfg[f'{part}_evaluator'].ann_file = f'{data}/annotations/val.json'
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def _set_classes(model: ConfigDict) -> None:
+    """The drawn data has more classes than the fake batches."""
+    for head in (
+        model.get('bbox_head'),
+        model.get('head'),
+        model.get('roi_head', {}).get('bbox_head'),
+    ):
+        if head is not None:
+            head.num_classes = len(SHAPES)

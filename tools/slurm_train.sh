@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Train under Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [train.py options]
+# GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS in the environment; GPUS_PER_NODE=0
+# asks for no GPUs and starts GPUS CPU ranks.
+set -euo pipefail
+PARTITION=$1 JOB_NAME=$2 CONFIG=$3 WORK_DIR=$4
+GPUS=${GPUS:-8} GPUS_PER_NODE=${GPUS_PER_NODE:-8} CPUS_PER_TASK=${CPUS_PER_TASK:-5}
+resources=(--ntasks="$GPUS" --cpus-per-task="$CPUS_PER_TASK" --kill-on-bad-exit=1)
+if [ "$GPUS_PER_NODE" -gt 0 ]; then
+  resources+=(--gres="gpu:$GPUS_PER_NODE" --ntasks-per-node="$GPUS_PER_NODE")
+fi
+# shellcheck disable=SC2086
+srun -p "$PARTITION" --job-name="$JOB_NAME" "${resources[@]}" ${SRUN_ARGS:-} \
+  python -u "$(dirname "$0")/train.py" "$CONFIG" --work-dir="$WORK_DIR" --launcher slurm "${@:5}"
