@@ -1,6 +1,6 @@
 _base_ = './rtmdet_tiny_shapes.py'
 model = dict(
-    backbone=dict(widen_factor=0.125),
-    neck=dict(in_channels=[32, 64, 128], out_channels=32),
-    bbox_head=dict(in_channels=32, feat_channels=32),
+    backbone=dict(widen_factor=0.1875),
+    neck=dict(in_channels=[48, 96, 192], out_channels=48),
+    bbox_head=dict(in_channels=48, feat_channels=48),
 )

@@ -50,7 +50,7 @@ class ShapesSpec:
         crop: height and width of the classification crops.
     """
 
-    train: int = 800
+    train: int = 720
     val: int = 200
     seed: int = 0
     smallest: int = 128
