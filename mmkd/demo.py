@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from mmcv.ops import nms
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmengine.utils import get_installed_path
@@ -30,7 +31,14 @@ STUDENT = 'configs/shapes/rtmdet_pico_shapes.py'
 DATA = 'data/shapes'
 METHOD = 'kd'
 
-COLOURS = ((60, 60, 230), (60, 200, 60), (230, 140, 40), (40, 200, 230), (220, 60, 200), (180, 180, 40))
+COLOURS = (
+    (60, 60, 230),
+    (60, 200, 60),
+    (230, 140, 40),
+    (40, 200, 230),
+    (220, 60, 200),
+    (180, 180, 40),
+)
 
 
 @dataclass
@@ -113,7 +121,7 @@ def draw_comparison(root: Path, out: Path, images: int = 4) -> Path:
         truth = [a for a in coco['annotations'] if a['image_id'] == info['id']]
         boxes = [(a['category_id'] - 1, _corners(a['bbox']), None) for a in truth]
         panels = [boxes, *(_predict(cfg, model, path)[: len(boxes)] for model in models)]
-        rows.append(np.hstack([_panel(cv2.imread(str(path)), panel) for panel in panels]))
+        rows.append(np.hstack([_panel(path, panel) for panel in panels]))
     header = _header(rows[0].shape[1], ('ground truth', 'student alone', 'distilled'))
     picture = out / 'comparison.png'
     cv2.imwrite(str(picture), np.vstack([header, *rows]))
@@ -123,9 +131,7 @@ def draw_comparison(root: Path, out: Path, images: int = 4) -> Path:
 # -- training --------------------------------------------------------------------------------------
 
 
-def _train(
-    console: Console, root: Path, out: Path, name: str, config: str, *flags: str
-) -> Result:
+def _train(console: Console, root: Path, out: Path, name: str, config: str, *flags: str) -> Result:
     run = out / name
     arguments = ['tools/train.py', config, '--work-dir', str(run), *flags]
     console.rule(name)
@@ -169,7 +175,7 @@ def _show_progress(console: Console, line: str) -> None:
     if 'train' in match.group() and step is not None and int(step.group(1)) % 50:
         return
     text = re.sub(r'base_lr: \S+\s+|data_time: \S+\s+|grad_norm: \S+\s+', '', match.group())
-    console.print(re.sub(r"\s+", " ", text), markup=False)
+    console.print(re.sub(r'\s+', ' ', text), markup=False)
 
 
 def _scalars(run: Path) -> list[dict[str, Any]]:
@@ -205,7 +211,8 @@ def _predict(cfg: Any, model: Any, path: Path) -> list[Box]:
         data = Compose(steps)(dict(img_path=str(path), img_id=0))
     batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
     found = model.test_step(batch)[0].pred_instances
-    found = found[found.scores.argsort(descending=True)]
+    _, kept = nms(found.bboxes, found.scores, 0.5)  # one class a place, the surest first
+    found = found[kept]
     return list(zip(found.labels.tolist(), found.bboxes.tolist(), found.scores.tolist()))
 
 
@@ -214,7 +221,8 @@ def _corners(box: list[float]) -> list[float]:
     return [x, y, x + width, y + height]
 
 
-def _panel(image: np.ndarray, boxes: list[Box], scale: int = 2, size: int = 328) -> np.ndarray:
+def _panel(path: Path, boxes: list[Box], scale: int = 2, size: int = 328) -> np.ndarray:
+    image = np.asarray(cv2.imread(str(path)))
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     for label, corners, score in boxes:
         left, top, right, bottom = (int(scale * value) for value in corners)
@@ -222,7 +230,9 @@ def _panel(image: np.ndarray, boxes: list[Box], scale: int = 2, size: int = 328)
         cv2.rectangle(image, (left, top), (right, bottom), COLOURS[label], 2)
         for colour, width in ((0, 0, 0), 3), ((255, 255, 255), 1):
             place = (left + 2, max(top + 12, 12))
-            cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
+            cv2.putText(
+                image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA
+            )
     canvas = np.full((size, size, 3), 255, np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image[:size, :size]
     return canvas

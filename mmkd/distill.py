@@ -119,7 +119,8 @@ def _check_need(chosen: Mapping[str, Mapping[str, Any]], spec: Any) -> None:
 def _add_runtime(cfg: Config) -> None:
     imports = copy.deepcopy(cfg.get('custom_imports') or dict(imports=[]))
     names = imports['imports']
-    imports['imports'] = [*([names] if isinstance(names, str) else names), 'mmkd']
+    # first, because importing mmkd makes a broken torchvision importable for the others
+    imports['imports'] = ['mmkd', *([names] if isinstance(names, str) else names)]
     cfg.custom_imports = imports
     add_hook(cfg)
 

@@ -53,7 +53,7 @@ def test_imports_and_hooks_are_added_to_those_that_are_there():
     base.custom_imports = dict(imports=['mine'], allow_failed_imports=False)
     base.custom_hooks = [dict(type='NumClassCheckHook')]
     cfg = mmkd.distill(base, 'pkd', **TEACHER)
-    assert cfg.custom_imports == dict(imports=['mine', 'mmkd'], allow_failed_imports=False)
+    assert cfg.custom_imports == dict(imports=['mmkd', 'mine'], allow_failed_imports=False)
     assert [hook['type'] for hook in cfg.custom_hooks] == ['NumClassCheckHook', HOOK]
     back = plain_config(cfg)
     assert back.model == base.model

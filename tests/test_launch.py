@@ -8,6 +8,7 @@ from pathlib import Path
 import helpers as h
 import pytest
 import torch
+from mmengine.utils import get_installed_path
 
 from mmkd import InputError
 from mmkd.configs import build_model
@@ -102,6 +103,9 @@ def test_an_existing_project_distils_by_the_flag_alone(project):
     ]
     assert len(metrics) == 2
     assert metrics[0] == metrics[1]
+    tools = Path(get_installed_path('mmdet'), '.mim/tools')
+    again = tool(tools / 'train.py', trained, '--work-dir', 'mmdets', cwd=project)
+    assert 'pkd/loss' in again.stdout + again.stderr
     exported = tool('export_student.py', trained, checkpoint, '--out', 'exported', cwd=project)
     assert exported.stdout.split()[-2:] == ['exported/student.py', 'exported/student.pth']
     third = tool('test.py', 'exported/student.py', 'exported/student.pth', cwd=project)
