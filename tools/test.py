@@ -1,11 +1,8 @@
 """Evaluate a checkpoint with a plain config, or with a Distiller's, of which the student is evaluated."""
 
 import argparse
-import os
 
-from mmengine.config import DictAction
-
-from mmkd.launch import evaluate, evaluation_config, exit_on_input_error
+from mmkd.launch import add_common_arguments, evaluate, evaluation_config, exit_on_input_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -14,15 +11,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='the checkpoint to evaluate')
     parser.add_argument('--work-dir', help='where the log goes')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation of the config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument(
-        '--trust-checkpoint', action='store_true', help='unpickle without restriction'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_common_arguments(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -1,13 +1,10 @@
 """Train any OpenMMLab config, plain or distilled."""
 
 import argparse
-import os
 
 from mmengine.config import DictAction
 
-from mmkd.launch import exit_on_input_error, train, training_config
-
-LAUNCHERS = ['none', 'pytorch', 'slurm', 'mpi']
+from mmkd.launch import add_common_arguments, exit_on_input_error, train, training_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,19 +26,8 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-        help="overrides of the config, before it is distilled: key=value, lists as 'key=[a,b]'",
-    )  # fmt: skip
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
-    parser.add_argument(
-        '--trust-checkpoint', action='store_true',
-        help='unpickle checkpoints without restriction; they can execute code',
-    )  # fmt: skip
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    add_common_arguments(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
