@@ -13,6 +13,7 @@ from . import compat
 
 compat.prepare()
 
+from . import backbones  # noqa: E402
 from .amp import CpuAmpOptimWrapper  # noqa: E402
 from .distill import distill  # noqa: E402
 from .distillation import Distillation  # noqa: E402
@@ -44,6 +45,7 @@ __all__ = [
     'Tap',
     'Teacher',
     '__version__',
+    'backbones',
     'build_distiller',
     'distill',
 ]

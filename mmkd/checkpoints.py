@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, nearest
 
 PREFIX = 'distillation.'
 """Every training-only key of a checkpoint begins with this."""
@@ -106,6 +106,30 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> KeyReport:
             for k in sorted(misshaped)
         ],
     )
+
+
+def inherit(student: nn.Module, teacher: nn.Module, part: str) -> KeyReport:
+    """Start a part of the student (``neck``, ``bbox_head``) from the teacher's weights that fit.
+
+    >>> nets = [nn.Sequential(nn.Linear(n, 4), nn.Linear(4, 4)) for n in (2, 3)]
+    >>> inherit(*nets, part='1').loaded
+    2
+    """
+    parts = [dict(model.named_modules()).get(part) for model in (student, teacher)]
+    for owner, model, found in zip(('student', 'teacher'), (student, teacher), parts):
+        if found is None:
+            names = [name for name, _ in model.named_children()]
+            raise InputError(f'inherit: the {owner} has no part {part!r}; {nearest(part, names)}')
+    own, theirs = parts
+    assert own is not None
+    assert theirs is not None
+    report = load_weights(own, theirs.state_dict())
+    if not report.loaded:
+        raise InputError(
+            f"inherit: none of the teacher's weights of {part!r} fits the student: {report}; leave "
+            f'{part!r} out'
+        )
+    return report
 
 
 def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -83,9 +84,11 @@ class Distillation(nn.Module):
         self._start()
         with torch.autocast(inputs.device.type, enabled=False):
             answers = self._ask(active, features, inputs, samples)
+            own = dict(losses)
+            scale_losses(losses, math.prod(method.task_weight for method in active.values()))
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
-                step = Step(inputs, samples, now, features, teacher, losses)
+                step = Step(inputs, samples, now, features, teacher, own)
                 losses.update(self._terms(name, method(step), weights[name], features))
         return losses
 
@@ -111,7 +114,7 @@ class Distillation(nn.Module):
             teacher.probe(tap for method in listeners for tap in method.teacher_taps)
             print_log(teacher.summary(), 'current')
         for name, method in self.methods.items():
-            ours = Side(student, config, probed.shapes, STUDENT)
+            ours = Side(student, config, probed.shapes, STUDENT, probed.image)
             method.choose_weight(ours.task)
             method.setup(ours, self._side(name))
         return probed
@@ -120,7 +123,8 @@ class Distillation(nn.Module):
         if self._listens[name] is None:
             return None
         teacher = self.teachers[self._listens[name]]  # type: ignore[index]
-        return Side(teacher.model, teacher.config, teacher.probed.shapes, teacher.owner)
+        probed = teacher.probed
+        return Side(teacher.model, teacher.config, probed.shapes, teacher.owner, probed.image)
 
     def _model_for(self, name: str) -> nn.Module | None:
         teacher = self._listens[name]
@@ -220,6 +224,22 @@ def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> st
             f'{nearest(method.teacher_name, teachers)}'
         )
     return method.teacher_name
+
+
+def scale_losses(losses: Losses, factor: float) -> None:
+    """Multiply the terms that are trained; statistics beside them stay.
+
+    >>> losses = {'loss_cls': torch.ones(()), 'acc': torch.ones(())}
+    >>> scale_losses(losses, 0.5)
+    >>> losses['loss_cls'], losses['acc']
+    (tensor(0.5000), tensor(1.))
+    """
+    if factor == 1.0:
+        return
+    for name, value in losses.items():
+        if 'loss' in name:
+            many = isinstance(value, (list, tuple))
+            losses[name] = [v * factor for v in value] if many else value * factor
 
 
 def refuse_nonfinite(losses: Mapping[str, Any]) -> None:

@@ -66,6 +66,7 @@ class Probe:
     """What a dry run told of some taps."""
 
     shapes: dict[Tap, list[Size]] = field(default_factory=dict)
+    image: int = 0
     counts: dict[Place, int] = field(default_factory=dict)
     overwritten: set[Place] = field(default_factory=set)
 
@@ -79,9 +80,9 @@ def probe(model: nn.Module, taps: Iterable[Tap], owner: str = 'the model') -> Pr
     taps = list(taps)
     if not taps:
         return Probe()
-    features = _dry_run(model, taps, owner, rois=True)
+    features, image = _dry_run(model, taps, owner, rois=True)
     shapes = {tap: [tensor.shape for tensor in features[tap]] for tap in taps}
-    return Probe(shapes, features.counts(), features.overwritten())
+    return Probe(shapes, image, features.counts(), features.overwritten())
 
 
 def all_taps(model: nn.Module) -> list[tuple[str, list[Size]]]:
@@ -98,7 +99,7 @@ def all_taps(model: nn.Module) -> list[tuple[str, list[Size]]]:
     [('stem', [torch.Size([1, 8, 64, 64])])]
     """
     taps = [Tap(name) for name, _ in model.named_modules() if name]
-    return _dry_run(model, taps, 'the model', rois=False).shapes()
+    return _dry_run(model, taps, 'the model', rois=False)[0].shapes()
 
 
 def roi_stage(tap: Tap) -> int | None:
@@ -120,13 +121,17 @@ def stage_taps(model: nn.Module) -> list[Tap]:
     """One tap for each stage of a model's backbone, shallow to deep.
 
     Stages are what a backbone lists in ``res_layers`` or keeps as modules ``stages.0``,
-    ``stages.1``, ...; for any other backbone its outputs are taken.
+    ``stages.1``, ...; a transformer that lists its blocks in ``layers`` has four stages of as many
+    blocks each. For any other backbone its outputs are taken.
     """
     backbone: Any = model.backbone
     if hasattr(backbone, 'res_layers'):
         return [Tap(f'backbone.{name}') for name in backbone.res_layers]
     if isinstance(getattr(backbone, 'stages', None), (nn.ModuleList, nn.Sequential)):
         return [Tap(f'backbone.stages.{index}') for index in range(len(backbone.stages))]
+    blocks = getattr(backbone, 'layers', None)
+    if isinstance(blocks, nn.ModuleList) and len(blocks) >= 4:
+        return [Tap(f'backbone.layers.{len(blocks) * i // 4 - 1}') for i in (1, 2, 3, 4)]
     return [Tap('backbone')]
 
 
@@ -153,11 +158,12 @@ def _blank_rois(taps: Iterable[Tap], inputs: Tensor) -> Rois:
     return {roi_stage(tap): boxes for tap in taps if in_roi_head(tap)}
 
 
-def _dry_run(model: nn.Module, taps: list[Tap], owner: str, rois: bool) -> Features:
+def _dry_run(model: nn.Module, taps: list[Tap], owner: str, rois: bool) -> tuple[Features, int]:
+    """What passed, and the size of the image."""
     failures = []
     for size in PROBE_SIZES:
         try:
-            return _dry_run_at(model, taps, owner, size, rois)
+            return _dry_run_at(model, taps, owner, size, rois), size
         except InputError:
             raise
         except Exception as error:  # any one size may be unfit; if none fits, all reasons are shown

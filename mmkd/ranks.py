@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor
 
@@ -32,6 +33,34 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / ranks
+
+
+def rank() -> int:
+    """This rank's number; 0 without distributed training."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_maps(maps: Tensor) -> Tensor:
+    """The maps [B, C, H, W] of all ranks, without gradient; smaller ones are padded with zeros.
+
+    Every rank gets the same tensor.
+
+    >>> import torch
+    >>> gather_maps(torch.ones(2, 3, 4, 4)).shape
+    torch.Size([2, 3, 4, 4])
+    """
+    if world_size() == 1:
+        return maps.detach()
+    ours = torch.tensor(maps.shape, device=maps.device)
+    shapes = [torch.empty_like(ours) for _ in range(world_size())]
+    dist.all_gather(shapes, ours)
+    sizes = torch.stack(shapes).tolist()
+    most, _, height, width = (max(column) for column in zip(*sizes))
+    padding = (0, width - maps.shape[3], 0, height - maps.shape[2], 0, 0, 0, most - len(maps))
+    padded = F.pad(maps.detach(), padding).contiguous()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: size[0]] for part, size in zip(parts, sizes)])
 
 
 def prepare_cpu_ranks(cfg: Config) -> None:

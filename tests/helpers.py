@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
@@ -71,6 +72,55 @@ def faster_rcnn(**backbone: Any) -> ConfigDict:
     return cfg
 
 
+def mask_rcnn() -> ConfigDict:
+    """Two-stage with masks."""
+    cfg = faster_rcnn()
+    cfg.type = 'MaskRCNN'
+    cfg.data_preprocessor.update(pad_mask=True)
+    donor = _config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {})
+    for name in ('mask_roi_extractor', 'mask_head'):
+        cfg.roi_head[name] = donor.roi_head[name]
+    cfg.roi_head.mask_roi_extractor.out_channels = 16
+    cfg.roi_head.mask_head.update(
+        num_classes=CLASSES, in_channels=16, conv_out_channels=8, num_convs=1
+    )
+    cfg.train_cfg.rcnn.mask_size = 28
+    return cfg
+
+
+def fcos() -> ConfigDict:
+    """One-stage, anchor-free."""
+    head = dict(num_classes=CLASSES, in_channels=16, feat_channels=16, stacked_convs=1)
+    cfg = _config(
+        'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', _basic_block(dict(bbox_head=head))
+    )
+    cfg.backbone.update(norm_cfg=dict(type='BN'), style='pytorch')
+    cfg.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    return cfg
+
+
+def rtmdet() -> ConfigDict:
+    """One-stage, anchor-free, without a ResNet."""
+    cfg = model_config(load_config(str(ROOT / 'configs/shapes/rtmdet_pico_shapes.py')))
+    cfg.bbox_head.num_classes = CLASSES
+    return cfg
+
+
+def deformable_detr() -> ConfigDict:
+    """Query-based, without denoising queries."""
+    cfg = _config(
+        'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+        dict(
+            num_queries=30,
+            test_cfg=dict(max_per_img=20),
+            backbone=THIN,
+            neck=dict(in_channels=[16, 32, 64], out_channels=32, norm_cfg=dict(num_groups=4)),
+            bbox_head=dict(num_classes=CLASSES, embed_dims=32),
+        ),
+    )
+    return _thin_transformer(cfg)
+
+
 def cascade_rcnn() -> ConfigDict:
     """Three RoI stages."""
     cfg = _config(
@@ -99,6 +149,10 @@ def dino() -> ConfigDict:
             dn_cfg=dict(group_cfg=dict(num_dn_queries=8)),
         ),
     )
+    return _thin_transformer(cfg)
+
+
+def _thin_transformer(cfg: ConfigDict) -> ConfigDict:
     layers = dict(embed_dims=32)
     for part in (cfg.encoder, cfg.decoder):
         part.num_layers = 2
@@ -121,6 +175,33 @@ def classifier(width: int = 8, **changes: Any) -> ConfigDict:
     return cfg
 
 
+def transformer(kind: str) -> ConfigDict:
+    """A Swin or a ViT."""
+    source = dict(
+        swin='mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
+        vit='mmpretrain::vision_transformer/vit-base-p32_64xb64_in1k.py',
+    )[kind]
+    cfg = _config(source, {})
+    if kind == 'swin':
+        cfg.backbone.arch = dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8])
+        width = 128
+    else:
+        width = 32
+        cfg.backbone.arch = dict(
+            embed_dims=width, num_layers=4, num_heads=2, feedforward_channels=64
+        )
+        cfg.backbone.img_size = 224
+    cfg.head = dict(
+        type='LinearClsHead' if kind == 'swin' else 'VisionTransformerClsHead',
+        num_classes=CLASSES,
+        in_channels=width,
+        loss=dict(type='CrossEntropyLoss'),
+    )
+    cfg.pop('train_cfg', None)
+    cfg.data_preprocessor.num_classes = CLASSES
+    return cfg
+
+
 def segmentor() -> ConfigDict:
     """FCN with an auxiliary head."""
     cfg = _config('mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py', dict(pretrained=None))
@@ -140,7 +221,11 @@ FAMILIES = {
     'softmax': ssd_like,
     'faster_rcnn': faster_rcnn,
     'cascade_rcnn': cascade_rcnn,
+    'mask_rcnn': mask_rcnn,
+    'fcos': fcos,
+    'rtmdet': rtmdet,
     'dino': dino,
+    'deformable_detr': deformable_detr,
     'segmentor': segmentor,
 }
 
@@ -167,6 +252,14 @@ def distiller(student: Any, teacher: Any = None, seed: int = 0, **methods: Any) 
     return model
 
 
+def freeze_statistics(model: nn.Module) -> nn.Module:
+    """BatchNorm in eval mode, all else in training mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return model
+
+
 def raw_batch(family: str, sizes: tuple[tuple[int, int], ...] = ((64, 64), (56, 48))) -> dict:
     """What a data loader gives: uint8 images and samples with labels."""
     rng = torch.Generator().manual_seed(1)
@@ -179,7 +272,11 @@ def raw_batch(family: str, sizes: tuple[tuple[int, int], ...] = ((64, 64), (56, 
         samples = [DataSample().set_gt_label(i % CLASSES) for i in range(len(sizes))]
         return dict(inputs=torch.stack(images), data_samples=samples)
     maker = _segmentation_sample if family == 'segmentor' else _detection_sample
-    return dict(inputs=images, data_samples=[maker(size, rng) for size in sizes])
+    samples = [maker(size, rng) for size in sizes]
+    if family == 'mask_rcnn':
+        for sample, size in zip(samples, sizes):
+            sample.gt_instances.masks = _rectangles(sample.gt_instances.bboxes, size)
+    return dict(inputs=images, data_samples=samples)
 
 
 def _segmentation_sample(size: tuple[int, int], rng: torch.Generator) -> Any:
@@ -205,6 +302,16 @@ def _detection_sample(size: tuple[int, int], rng: torch.Generator) -> Any:
     sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
     sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=labels[:0])
     return sample
+
+
+def _rectangles(boxes: torch.Tensor, size: tuple[int, int]) -> Any:
+    """Every box filled, as masks."""
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((len(boxes), *size), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+        mask[y1:y2, x1:x2] = 1
+    return BitmapMasks(masks, *size)
 
 
 def losses_of(model: nn.Module, family: str, **options: Any) -> dict[str, Any]:

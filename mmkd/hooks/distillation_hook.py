@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from ..registry import HOOKS
 
 KEY = 'method_optimizers'
 """Where a checkpoint keeps the states of the methods' optimisers."""
+STATES = 'method_states'
+"""Where a checkpoint keeps what methods remember between iterations."""
 
 
 @HOOKS.register_module()
@@ -41,11 +44,11 @@ class DistillationHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Build the optimisers once those of the Runner exist."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not isinstance(model, Distiller) or not hasattr(runner.optim_wrapper, 'optimizer'):
+        methods = methods_of(runner)
+        if not methods or not hasattr(runner.optim_wrapper, 'optimizer'):
             return
-        model.distillation.optimizers_installed = True
-        for name, method in model.distillation.methods.items():
+        bare(runner).distillation.optimizers_installed = True
+        for name, method in methods.items():
             if method.optimizer is not None:
                 self._install(runner, name, method)
 
@@ -65,14 +68,20 @@ class DistillationHook(Hook):
                 step_unscaled(optimizer, self._scale)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Save the optimisers' states."""
+        """Save the optimisers' states, and what methods remember."""
+        states = {name: method.training_state() for name, method in methods_of(runner).items()}
+        if any(state is not None for state in states.values()):
+            checkpoint[STATES] = states
         if self.optimizers:
             checkpoint[KEY] = {name: o.state_dict() for name, o in self.optimizers.items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Resume the optimisers' states."""
-        if not self.optimizers or not runner._resume:
+        """Resume the optimisers' states, and what methods remember."""
+        if not runner._resume:
             return
+        for name, method in methods_of(runner).items():
+            if (state := checkpoint.get(STATES, {}).get(name)) is not None:
+                method.resume_training(state)
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
                 optimizer.load_state_dict(checkpoint[KEY][name])
@@ -103,9 +112,39 @@ class DistillationHook(Hook):
             runner.param_schedulers = []
         for config in method.param_scheduler:
             known: dict[str, Any] = {'optimizer': optimizer}
+            config = in_iterations(config, runner.max_iters)
             if config.get('convert_to_iter_based'):
                 known['epoch_length'] = len(runner.train_dataloader)
             runner.param_schedulers.append(PARAM_SCHEDULERS.build(config, default_args=known))
+
+
+def bare(runner: Runner) -> Any:
+    """The Runner's model without the wrapper of distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def methods_of(runner: Runner) -> dict[str, Method]:
+    """The methods of the Runner's model; none if it is no Distiller."""
+    model = bare(runner)
+    return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def in_iterations(config: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """A scheduler's config with its ``share`` of the training as iterations.
+
+    >>> in_iterations(dict(type='LinearLR', share=(0.0, 0.1)), 500)
+    {'type': 'LinearLR', 'by_epoch': False, 'begin': 0, 'end': 50}
+    """
+    plain = dict(config)
+    if 'share' not in plain:
+        return plain
+    share = plain.pop('share')
+    if len(share) != 2 or not 0 <= share[0] < share[1] <= 1:
+        raise InputError(
+            f'param_scheduler: share={share}; needed: (begin, end) with 0 <= begin < end <= 1'
+        )
+    begin, end = (round(total * part) for part in share)
+    return plain | dict(by_epoch=False, begin=begin, end=max(end, begin + 1))
 
 
 def release(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:

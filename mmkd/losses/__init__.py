@@ -1,6 +1,8 @@
 """Pure functions on tensors: the arithmetic that methods share."""
 
 from .attention import attention_distance, attention_map
+from .cka import cka, hsic
+from .focal_global import channel_attention, foreground_mask, spatial_attention
 from .kl import binary_kl, channel_kl, softmax_kl
 from .matching import match_queries
 from .pearson import pearson_distance
@@ -9,8 +11,13 @@ __all__ = [
     'attention_distance',
     'attention_map',
     'binary_kl',
+    'channel_attention',
     'channel_kl',
+    'cka',
+    'foreground_mask',
+    'hsic',
     'match_queries',
     'pearson_distance',
     'softmax_kl',
+    'spatial_attention',
 ]

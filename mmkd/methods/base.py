@@ -27,12 +27,14 @@ class Side:
         config: its model config.
         shapes: the shapes at its taps for one image of a dry run.
         owner: how messages call it.
+        image: height and width of that image.
     """
 
     model: nn.Module
     config: Mapping[str, Any]
     shapes: dict[Tap, list[Size]]
     owner: str
+    image: int = 0
 
     @property
     def task(self) -> str:
@@ -81,6 +83,8 @@ class Method(nn.Module):
     """
 
     needs_teacher: ClassVar[bool] = True
+    task_weight: float = 1.0
+    """What the student's own losses are multiplied by while the method has weight."""
     weights: ClassVar[dict[str, float]] = {}
     """The published weight for each task."""
 
@@ -111,6 +115,13 @@ class Method(nn.Module):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Losses and statistics by name. A name with ``loss`` in it is trained; others are logged."""
         raise NotImplementedError
+
+    def training_state(self) -> Any:
+        """What the method remembers between iterations and is no parameter or buffer; it is saved."""
+        return None
+
+    def resume_training(self, state: Any) -> None:
+        """Take up what :meth:`training_state` gave."""
 
     def choose_weight(self, task: str) -> None:
         """Fix the weight: the config's, else the published one for the task, else 1."""
@@ -152,6 +163,11 @@ class FeatureMethod(Method):
         self.student_taps = taps
         self.teacher_taps = taps if self._teacher_tap is None else parse_taps(self._teacher_tap)
 
+    @property
+    def level_taps(self) -> tuple[list[Tap], list[Tap]]:
+        """The student's and the teacher's taps whose levels are compared."""
+        return self.student_taps, self.teacher_taps
+
     def default_taps(self, student: nn.Module) -> list[Tap]:
         """Where to read when the config does not say."""
         has_neck = getattr(student, 'neck', None) is not None
@@ -159,17 +175,23 @@ class FeatureMethod(Method):
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         assert teacher is not None
-        ours = levels_of(student, self.student_taps)
-        theirs = levels_of(teacher, self.teacher_taps)
+        for (what, shape), (_, target) in self.paired_levels(student, teacher):
+            self.adapters.append(self._adapter(what, shape, target))
+
+    def paired_levels(
+        self, student: Side, teacher: Side
+    ) -> list[tuple[tuple[str, Size], tuple[str, Size]]]:
+        """The levels of both sides in words and shape; as many on each, or it is an error."""
+        taps, target_taps = self.level_taps
+        ours, theirs = levels_of(student, taps), levels_of(teacher, target_taps)
         if len(ours) != len(theirs):
             raise InputError(
-                f'{self.label}: {student.owner} has {len(ours)} levels at {_names(self.student_taps)}'
+                f'{self.label}: {student.owner} has {len(ours)} levels at {_names(taps)}'
                 f' {[tuple(shape) for _, shape in ours]}, {teacher.owner} has {len(theirs)} at '
-                f'{_names(self.teacher_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs '
+                f'{_names(target_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs '
                 'with tap=dict(at=..., levels=[...]) and teacher_tap=dict(at=..., levels=[...])'
             )
-        for (what, shape), (_, target) in zip(ours, theirs):
-            self.adapters.append(self._adapter(what, shape, target))
+        return list(zip(ours, theirs))
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """One loss: the distances of all levels, summed."""
@@ -178,13 +200,17 @@ class FeatureMethod(Method):
 
     def pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
         """The maps of both sides, level by level, ready to be compared."""
-        ours = [t for tap in self.student_taps for t in step.student[tap]]
-        theirs = [t for tap in self.teacher_taps for t in step.answers()[tap]]
-        pairs = []
-        for adapter, student, teacher in zip(self.adapters, ours, theirs):
-            target = as_map(teacher).float()
-            pairs.append((adapter(as_map(student).float(), target.shape[-2:]), target))
-        return pairs
+        return [
+            (adapter(student, teacher.shape[-2:]), teacher)
+            for adapter, (student, teacher) in zip(self.adapters, self.raw_pairs(step))
+        ]
+
+    def raw_pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """The maps of both sides, level by level, as they were tapped."""
+        taps, target_taps = self.level_taps
+        ours = [t for tap in taps for t in step.student[tap]]
+        theirs = [t for tap in target_taps for t in step.answers()[tap]]
+        return [(as_map(s).float(), as_map(t).float()) for s, t in zip(ours, theirs)]
 
     @property
     def label(self) -> str:
@@ -205,6 +231,22 @@ def levels_of(side: Side, taps: list[Tap]) -> list[tuple[str, Size]]:
         for tap in taps
         for level, shape in zip(tap.levels or range(len(side.shapes[tap])), side.shapes[tap])
     ]
+
+
+def channels_of(side: Side, taps: list[Tap]) -> list[int]:
+    """The channels of each level at some taps."""
+    blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
+    return [as_map(blank).shape[1] for blank in blanks]
+
+
+def refuse_other_task(method: Method, student: Side, task: str) -> None:
+    """Stop if a method is for one task and the student does another."""
+    if student.task != task:
+        name = type(method).__name__
+        raise InputError(
+            f'{name} is for {task}, {student.owner} ({type(student.model).__name__}) does '
+            f'{student.task}; for every task: pkd, cwd, fitnet, at, kd'
+        )
 
 
 def method_names() -> dict[str, type[Method]]:

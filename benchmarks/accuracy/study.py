@@ -1,0 +1,236 @@
+"""Students trained alone and distilled in several ways, over several seeds.
+
+    python benchmarks/accuracy/study.py cifar10 --data DIR [--seeds 0 1 2] [--arms alone kd]
+
+``DIR`` holds ``cifar10/cifar10_jpgbytes.npz`` and ``bccd/`` (see the README here). Every run is one
+``tools/train.py``. Its result is written when it ends, so that a study can be stopped and called
+again: what is there is not run again. The table is printed from the results on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OUT = Path('work_dirs/accuracy')
+CIFAR_IMAGES = {'train': 10_000, 'test': 2_000}
+
+CIFAR_DPK = [
+    'dpk.size=light', 'dpk.logits=1.0', 'dpk.task_weight=1.0', 'dpk.feature=0.3',
+    'dpk.level_weights=[0.6,1.0]', 'dpk.optimizer.lr=1e-3',
+]  # fmt: skip
+BCCD_DPK = ['dpk.optimizer.lr=1e-3']
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train the student: a method, or none, and its options."""
+
+    method: str | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A teacher, a student, and the arms that are compared.
+
+    Attributes:
+        teacher: its config.
+        student: its config.
+        metric: the score that counts.
+        arms: by name.
+        options: config options that every run gets.
+    """
+
+    teacher: str
+    student: str
+    metric: str
+    arms: dict[str, Arm]
+    options: tuple[str, ...] = ()
+
+
+def studies(data: Path) -> dict[str, Study]:
+    """All studies, with their data in a folder."""
+    bccd = f'{data / "bccd"}/'
+    roots = [f'{part}_dataloader.dataset.data_root={bccd}' for part in ('train', 'val', 'test')]
+    truth = [f'{part}_evaluator.ann_file={bccd}annotations/test.json' for part in ('val', 'test')]
+    return {
+        'cifar10': Study(
+            'cifar10_resnet20.py',
+            'cifar10_resnet8.py',
+            'accuracy/top1',
+            {
+                'alone': Arm(),
+                'kd (T=4)': Arm('kd'),
+                'kd (T=1)': Arm('kd', ('kd.temperature=1.0',)),
+                'dpk, ratio 0.5': Arm('dpk', (*CIFAR_DPK, 'dpk.ratio=0.5')),
+                'dpk, dynamic': Arm('dpk', (*CIFAR_DPK, 'dpk.ratio=cka')),
+            },
+        ),
+        'bccd': Study(
+            'bccd_rtmdet_tiny.py',
+            'bccd_rtmdet_pico.py',
+            'coco/bbox_mAP',
+            {
+                'alone': Arm(),
+                'fgd': Arm('fgd'),
+                'dpk, ratio 0.5': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=0.5')),
+                'dpk, dynamic': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=cka')),
+            },
+            tuple(roots + truth),
+        ),
+    }
+
+
+@dataclass
+class Run:
+    """One training run and what came out."""
+
+    arm: str
+    seed: int
+    score: float
+    seconds: float
+    date: str
+    machine: str
+    command: list[str]
+    curves: dict[str, list[float]]
+
+
+def main() -> None:
+    args = parse_args()
+    os.chdir(ROOT)
+    console = Console(highlight=False, soft_wrap=True)
+    data = args.data.resolve()
+    study = studies(data)[args.study]
+    if args.study == 'cifar10':
+        write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
+    results = HERE / 'results' / f'{args.study}.json'
+    runs = [Run(**run) for run in json.loads(results.read_text())] if results.exists() else []
+    wanted = [('teacher', 0)] + [(arm, s) for s in args.seeds for arm in args.arms or study.arms]
+    for arm, seed in wanted:
+        if not any((run.arm, run.seed) == (arm, seed) for run in runs):
+            console.print(f'{args.study}: {arm}, seed {seed}')
+            runs.append(run_one(args.study, study, arm, seed, args.threads, data))
+            results.write_text(json.dumps([asdict(run) for run in runs], indent=1) + '\n')
+    console.print(table(args.study, study, runs))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('study', choices=['cifar10', 'bccd'])
+    parser.add_argument('--data', type=Path, required=True, help='the folder of the data sets')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--arms', nargs='+', help='by default all')
+    parser.add_argument('--threads', type=int, default=1, help='threads of a run')
+    return parser.parse_args()
+
+
+def run_one(name: str, study: Study, arm: str, seed: int, threads: int, data: Path) -> Run:
+    """Train once with ``tools/train.py`` and read what its log says."""
+    work = OUT / name / f'{"".join(c if c.isalnum() else "_" for c in arm)}_{seed}'
+    command = [sys.executable, 'tools/train.py', *arguments(name, study, arm)]
+    command += ['--work-dir', str(work), '--cfg-options', *study.options]
+    command += [f'randomness.seed={seed}', 'default_hooks.logger.interval=20']
+    OUT.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    with (OUT / f'{name}.log').open('a') as log:
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        subprocess.run(command, check=True, stdout=log, stderr=log, env=environment)
+    seconds = time.time() - start
+    scalars = max(work.glob('*/vis_data/scalars.json'))
+    entries = [json.loads(line) for line in scalars.read_text().splitlines()]
+    shown = ['python', *(word.replace(f'{data}/', 'DIR/') for word in command[1:])]
+    return Run(
+        arm,
+        seed,
+        next(e[study.metric] for e in reversed(entries) if study.metric in e),
+        round(seconds),
+        date.today().isoformat(),
+        f'{platform.processor() or platform.machine()}, {threads} thread of {os.cpu_count()}',
+        shown,
+        curves_of(entries),
+    )
+
+
+def arguments(name: str, study: Study, arm: str) -> list[str]:
+    """What ``tools/train.py`` is told of an arm."""
+    folder = 'benchmarks/accuracy/configs'
+    if arm == 'teacher':
+        return [f'{folder}/{study.teacher}']
+    chosen = study.arms[arm]
+    flags = [f'{folder}/{study.student}']
+    if chosen.method is None:
+        return flags
+    checkpoint = (OUT / name / 'teacher_0/last_checkpoint').read_text().strip()
+    flags += ['--distill', chosen.method, '--teacher', f'{folder}/{study.teacher}']
+    flags += ['--teacher-checkpoint', os.path.relpath(checkpoint)]
+    return [*flags, *(['--distill-options', *chosen.options] if chosen.options else [])]
+
+
+def curves_of(entries: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The mean of each logged ratio and alignment in every epoch."""
+    names = sorted({key for e in entries for key in e if '/ratio.' in key or '/cka.' in key})
+    epochs = sorted({e['epoch'] for e in entries if 'epoch' in e})
+    return {
+        name: [
+            round(statistics.mean(e[name] for e in entries if e.get('epoch') == n and name in e), 4)
+            for n in epochs
+            if any(e.get('epoch') == n and name in e for e in entries)
+        ]
+        for name in names
+    }
+
+
+def write_cifar(source: Path, folder: Path) -> None:
+    """The first images of each split as files in a folder for each class."""
+    if (folder / 'complete').exists():
+        return
+    content = np.load(source)
+    names = [str(name) for name in content['names']]
+    for split, count in CIFAR_IMAGES.items():
+        data, offsets = content[f'{split}_bytes'], content[f'{split}_off']
+        order = np.random.default_rng(0).permutation(len(offsets) - 1)[:count]
+        for index in order:
+            name = names[content[f'{split}_y'][index]]
+            target = folder / split / name / f'{index:05d}.png'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            jpeg = data[offsets[index] : offsets[index + 1]].tobytes()
+            Image.open(io.BytesIO(jpeg)).save(target)
+    (folder / 'complete').touch()
+
+
+def table(name: str, study: Study, runs: list[Run]) -> Table:
+    """Mean and standard deviation of every arm."""
+    shown = Table(title=f'{name}: {study.metric}')
+    for column in ('arm', 'mean', 'deviation', 'seeds', 'seconds'):
+        shown.add_column(column)
+    for arm in ['teacher', *study.arms]:
+        scores = [run.score for run in runs if run.arm == arm]
+        if scores:
+            deviation = f'{statistics.stdev(scores):.4f}' if len(scores) > 1 else '-'
+            seconds = statistics.mean(run.seconds for run in runs if run.arm == arm)
+            values = [f'{statistics.mean(scores):.4f}', deviation, str(len(scores))]
+            shown.add_row(arm, *values, f'{seconds:.0f}')
+    return shown
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,8 @@
+"""Backbones that the papers need and the toolboxes lack."""
+
+from .cifar_resnet import CIFARResNet
+from .cifar_vgg import CIFARVGG
+from .mobilenet_v1 import MobileNetV1
+from .wide_resnet import WideResNet
+
+__all__ = ['CIFARVGG', 'CIFARResNet', 'MobileNetV1', 'WideResNet']

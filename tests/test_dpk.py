@@ -1,0 +1,319 @@
+"""DPK: what it computes for each task, its ratio, its state, its errors."""
+
+import copy
+import logging
+
+import helpers as h
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.runner import Runner
+
+from mmkd.errors import InputError
+from mmkd.losses.cka import cka
+from mmkd.necks.prior_injection import prior_tokens
+
+LARGE = ((192, 192), (180, 160))
+TINY = [dict(encoder=(16, 1, 2), decoder=(16, 1, 2))]
+
+
+def dpk(**options):
+    options.setdefault('size', 'light')
+    return dict(type='mmkd.DPK', optimizer=None, **options)
+
+
+def build(family='classifier', teacher=None, **options):
+    student = h.FAMILIES[family]()
+    model = h.distiller(student, teacher or h.FAMILIES[family](), dpk=dpk(**options))
+    return h.freeze_statistics(model)
+
+
+def features(model, data, taps=('layer3', 'layer4')):
+    """The post-ReLU maps of student and teacher by plain forwards of their stages."""
+    sides = []
+    for net in (model, model.distillation.teachers['teacher'].model):
+        x = net.backbone.maxpool(net.backbone.relu(net.backbone.norm1(net.backbone.conv1(data))))
+        maps = {}
+        for name in net.backbone.res_layers:
+            x = maps[name] = getattr(net.backbone, name)(x)
+        sides.append([maps[tap] for tap in taps])
+    return list(zip(*sides))
+
+
+def test_classification_is_ce_kl_and_reconstruction_with_the_published_weights():
+    model = build(teacher=h.classifier(16), ratio=0.5)
+    data = model.data_preprocessor(h.raw_batch('classifier'), True)
+    losses = model(**data, mode='loss')
+    method = model.distillation.dpk
+    rng = torch.Generator().manual_seed(0)
+    teacher = model.distillation.teachers['teacher'].model
+    for name, stage, (s, t) in zip(
+        ('layer3', 'layer4'), method.stages, features(model, data['inputs'])
+    ):
+        seed = int(torch.randint(2**62, (), generator=rng))
+        tokens = t.shape[2] * t.shape[3]
+        scores = torch.rand(2, tokens, generator=torch.Generator().manual_seed(seed))
+        rebuilt = stage(s, t, 0.5, scores, floor=False)
+        expected = 0.2 * ((rebuilt - t) ** 2).mean()
+        assert losses[f'dpk/loss_{name}'].item() == pytest.approx(expected.item(), rel=1e-5)
+    logits, answers = (net(data['inputs'], mode='tensor') for net in (model, teacher))
+    kl = (answers.softmax(1) * (answers.log_softmax(1) - logits.log_softmax(1))).sum(1).mean()
+    assert losses['dpk/loss_logits'].item() == pytest.approx(0.8 * kl.item(), rel=1e-4)
+    labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+    ce = F.cross_entropy(logits, labels)
+    assert losses['loss'].item() == pytest.approx(0.8 * ce.item(), rel=1e-5)
+
+
+def test_the_loss_covers_every_position():
+    model = build(teacher=h.classifier(16), ratio=0.5)
+    data = model.data_preprocessor(h.raw_batch('classifier'), True)
+    model.distillation.check_gradients = False
+    for stage in model.distillation.dpk.stages:
+        stage.predict.register_forward_hook(lambda module, inputs, output: output * 0)
+    losses = model(**data, mode='loss')
+    for name, (_, t) in zip(('layer3', 'layer4'), features(model, data['inputs'])):
+        expected = 0.2 * sum((t[:, :, i, j] ** 2).mean() for i in range(t.shape[2])
+                             for j in range(t.shape[3])) / t[0, 0].numel()  # fmt: skip
+        assert losses[f'dpk/loss_{name}'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_detection_is_fgd_on_the_rebuilt_levels_and_plain_fgd_below():
+    model = build('retinanet', ratio=0.5)
+    data = model.data_preprocessor(h.raw_batch('retinanet', LARGE), True)
+    method = model.distillation.dpk
+    losses = model(**data, mode='loss')
+    assert method.names == ['P3', 'P4', 'P5', 'P6', 'P7']
+    assert method.inject == [1, 2, 3, 4]
+    assert [stage.patch for stage in method.stages] == [4, 2, 1, 1]
+    ours = model.extract_feat(data['inputs'])
+    theirs = model.distillation.teachers['teacher'].model.extract_feat(data['inputs'])
+    rng, pairs = torch.Generator().manual_seed(0), [(ours[0], theirs[0])]
+    for stage, s, t in zip(method.stages, ours[1:], theirs[1:]):
+        rows, columns = (-(-n // stage.patch) for n in t.shape[-2:])
+        seed = int(torch.randint(2**62, (), generator=rng))
+        scores = torch.rand(2, rows * columns, generator=torch.Generator().manual_seed(seed))
+        pairs.append((stage(s, t, 0.5, scores, floor=False), t))
+    expected = method.focal(pairs, data['data_samples'], data['inputs'].shape[-2:])
+    for name, value in expected.items():
+        assert losses[f'dpk/{name}'].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ('family', 'names'),
+    [
+        ('retinanet', ['P4', 'P5', 'P6', 'P7']),
+        ('gfl', ['P4', 'P5', 'P6', 'P7']),
+        ('fcos', ['P4', 'P5', 'P6', 'P7']),
+        ('rtmdet', ['P4', 'P5']),
+        ('faster_rcnn', ['P4', 'P5']),
+        ('mask_rcnn', ['P4', 'P5']),
+        ('cascade_rcnn', ['P4', 'P5']),
+        ('dino', ['P4', 'P5', 'P6']),
+        ('deformable_detr', ['P4', 'P5', 'P6']),
+        ('classifier', ['layer3', 'layer4']),
+        ('segmentor', ['layer3', 'layer4']),
+    ],
+)
+def test_any_family_trains(family, names):
+    model = build(family)
+    losses = h.losses_of(model, family, sizes=LARGE)
+    ratios = [name for name in losses if name.startswith('dpk/ratio.')]
+    assert ratios == [f'dpk/ratio.{name}' for name in names]
+    model.parse_losses(losses)[0].backward()
+    for stage in model.distillation.dpk.stages:
+        assert stage.student_embed.weight.grad.abs().sum() > 0
+        assert stage.teacher_embed.weight.grad.abs().sum() > 0
+    gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize('kind', ['swin', 'vit'])
+def test_a_transformer_teaches_a_cnn(kind):
+    model = build(teacher=h.transformer(kind))
+    losses = h.losses_of(model, 'classifier', sizes=((224, 224), (224, 224)))
+    for name in model.distillation.dpk.names:
+        assert losses[f'dpk/loss_{name}'].item() > 0
+
+
+def test_two_images_on_one_device_never_give_nan_and_the_ratio_moves():
+    model = build('retinanet', inject=[1, 2])
+    torch.manual_seed(0)
+    for mine, its in zip(model.parameters(), model.distillation.teachers['teacher'].parameters()):
+        its.data.copy_(mine + 0.5 * mine.detach().square().mean().sqrt() * torch.randn_like(mine))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    data = h.raw_batch('retinanet', ((96, 96), (96, 96)))
+    seen = []
+    for _ in range(6):
+        data['inputs'] = [
+            F.interpolate(255 * torch.rand(1, 3, 6, 6), (96, 96), mode='bilinear')[0]
+            for _ in range(2)
+        ]
+        total, log = model.parse_losses(model(**model.data_preprocessor(data, True), mode='loss'))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        seen.append({k: float(v) for k, v in log.items()})
+    for level in ('P4', 'P5'):
+        ratios = [entry[f'dpk/ratio.{level}'] for entry in seen]
+        assert len(set(ratios)) > 3
+        assert all(0.1 <= ratio <= 0.9 for ratio in ratios)
+        assert [entry[f'dpk/samples.{level}'] for entry in seen] == [2, 4, 6, 8, 8, 8]
+
+
+def test_the_logged_alignment_is_that_of_the_features():
+    model = build(teacher=h.classifier(16))
+    data = h.raw_batch('classifier', ((64, 64),) * 8)
+    data = model.data_preprocessor(data, True)
+    losses = model(**data, mode='loss')
+    for name, (s, t) in zip(('layer3', 'layer4'), features(model, data['inputs'])):
+        expected = cka(s.detach(), t).item()
+        assert losses[f'dpk/cka.{name}'].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_teacher_energy_supplies_the_strongest_places():
+    model = build(ratio=0.5, mask='teacher_energy')
+    method = model.distillation.dpk
+    teacher = torch.rand(2, 64, 4, 4)
+    scores = method._scores(method.stages[1], teacher)
+    chosen = scores.argsort(1)[:, : prior_tokens(0.5, 16)]
+    energy = teacher.square().mean(1).flatten(1)
+    for row, places in zip(energy, chosen):
+        assert set(places.tolist()) == set(row.topk(8).indices.tolist())
+
+
+def test_bf16_transforms_stay_near_fp32():
+    losses = [
+        h.losses_of(build(ratio=0.5, precision=p), 'classifier')['dpk/loss_layer4'].item()
+        for p in ('fp32', 'bf16')
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+def test_mask_and_ratio_go_on_after_a_resume():
+    first = build(ratio='uniform')
+    h.losses_of(first, 'classifier')
+    second = build(ratio='uniform')
+    second.distillation.dpk.resume_training(copy.deepcopy(first.distillation.dpk.training_state()))
+    second.load_state_dict(first.state_dict())
+    after = [h.losses_of(model, 'classifier') for model in (first, second)]
+    for name in after[0]:
+        assert torch.equal(after[0][name], after[1][name]), name
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_ends(tmp_path, shapes):
+    def run(work_dir, epochs, resume=False):
+        cfg = h.runner_config('classifier', work_dir, shapes)
+        cfg.train_cfg.max_epochs = epochs
+        cfg.train_dataloader.batch_size = 3
+        cfg.train_dataloader.dataset.indices = 12
+        method = dpk(ratio='cka', tap=['backbone.layer2', 'backbone.layer3'])
+        method.update(optimizer=dict(type='AdamW', lr=1e-3), param_scheduler=[])
+        wide = h.classifier(16)
+        wide.head.num_classes = 6
+        cfg.model = dict(
+            type='mmkd.Distiller', student=cfg.model, methods=dict(dpk=method),
+            teacher=dict(config=wide, checkpoint='untrained'),
+        )  # fmt: skip
+        cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
+        cfg.resume = resume
+        torch.manual_seed(0)
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner
+
+    straight = run(tmp_path / 'straight', 2)
+    run(tmp_path / 'cut', 1)
+    resumed = run(tmp_path / 'cut', 2, resume=True)
+    ours, other = (r.model.distillation.dpk.training_state() for r in (straight, resumed))
+    assert torch.equal(ours['rng'], other['rng'])
+    assert len(ours['ratio'][0][0]) == len(other['ratio'][0][0]) == 2
+
+
+def test_the_default_optimizer_is_adamw_with_warm_up_and_cosine(tmp_path, shapes):
+    wide = h.classifier(16)
+    wide.head.num_classes = 6
+    cfg = h.runner_config('classifier', tmp_path, shapes)
+    cfg.model = dict(
+        type='mmkd.Distiller',
+        student=cfg.model,
+        methods=dict(dpk=dict(type='mmkd.DPK', size='light', tap=['backbone.layer2'])),
+        teacher=dict(config=wide, checkpoint='untrained'),
+    )
+    cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
+    cfg.train_cfg.max_epochs = 5
+    cfg.train_dataloader.dataset.indices = 20
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'DistillationHook')
+    decaying, other = hook.optimizers['dpk'].param_groups
+    assert decaying['betas'] == (0.9, 0.95)
+    assert (decaying['weight_decay'], other['weight_decay']) == (1e-4, 0.0)
+    assert all(p.dim() == 1 for p in other['params'])
+    assert decaying['lr'] == pytest.approx(1e-5, rel=0.05)
+    scalars = runner.message_hub.get_scalar('train/dpk/lr').data[0]
+    assert max(scalars) == pytest.approx(1e-4, rel=0.01)
+    assert scalars[0] == pytest.approx(1e-7, rel=0.01)
+
+
+def test_neck_and_head_start_from_the_teacher(caplog):
+    wide = h.retinanet(width=16)
+    with caplog.at_level(logging.WARNING):
+        model = build('retinanet', teacher=wide, inherit=['neck', 'bbox_head'])
+    teacher = model.distillation.teachers['teacher'].model
+    state = teacher.bbox_head.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.bbox_head.state_dict().items())
+    own, theirs = model.neck.state_dict(), teacher.neck.state_dict()
+    fitting = {k for k in own if own[k].shape == theirs[k].shape}
+    assert all(torch.equal(own[k], theirs[k]) for k in fitting)
+    assert {k for k in own if k not in fitting} == {
+        f'lateral_convs.{i}.conv.weight' for i in range(3)
+    } | {'fpn_convs.3.conv.weight'}
+
+
+@pytest.mark.parametrize(
+    ('family', 'options', 'words'),
+    [
+        ('classifier', dict(ratio=1.2), 'fixed: value=1.2; needed: a number in [0, 1]'),
+        ('classifier', dict(mask='ranom'), "mask='ranom'; nearest: 'random'"),
+        ('classifier', dict(precision='fp8'), "precision='fp8'"),
+        ('classifier', dict(logits=-1), 'logits=-1; needed: a finite number >= 0'),
+        ('classifier', dict(size=TINY), 'is for 1 stages, there are 2'),
+        ('classifier', dict(size=[dict(encoder=(30, 1, 7), decoder=(8, 1, 1))] * 2), 'width=30'),
+        ('classifier', dict(patch=[1, 2, 3]), 'patch=[1, 2, 3] has 3 entries; needed: 2'),
+        ('classifier', dict(level_weights=[1.0]), 'level_weights=[1.0] has 1 entries; needed: 2'),
+        ('classifier', dict(tap='neck'), "is a vector (1, 64), a 1x1 map; prior knowledge"),
+        ('classifier', dict(tap=['backbone.layer3'], teacher_tap=['backbone.layer3', 'backbone.layer4']),
+         'the student has 1 levels'),
+        ('retinanet', dict(inject=[5]), 'inject=[5]; needed: indices of levels, 0 to 4'),
+        ('retinanet', dict(fgd=dict(alfa=1.0)), "unknown option 'alfa'; nearest: 'alpha'"),
+        ('retinanet', dict(inherit=['nek']), "the student has no part 'nek'; nearest: 'neck'"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_answered(family, options, words):
+    with pytest.raises(InputError) as error:
+        build(family, **options)
+    assert words in str(error.value)
+
+
+def test_heads_of_other_classes_are_answered():
+    teacher = h.classifier()
+    teacher.head.num_classes = 7
+    with pytest.raises(InputError, match='the student has 4 classes, the teacher 7'):
+        build(teacher=teacher)
+    assert build(teacher=teacher, logits=0).distillation.dpk.factors['logits'] == 0
+
+
+def test_a_map_too_small_for_its_patch_is_answered_in_the_first_batch():
+    model = build('retinanet')
+    with pytest.raises(InputError, match='P4: the map 4x4 is a single token'):
+        h.losses_of(model, 'retinanet')
+    model = build('classifier', patch=8)
+    with pytest.raises(InputError, match='layer3: patch=8 is larger than the map 4x4'):
+        h.losses_of(model, 'classifier')
+
+
+def test_one_image_without_history_is_answered():
+    model = build('classifier', ratio=dict(type='cka', history=False))
+    with pytest.raises(InputError, match='1 images in the batch of all ranks, and history=False'):
+        h.losses_of(model, 'classifier', sizes=((64, 64),))
