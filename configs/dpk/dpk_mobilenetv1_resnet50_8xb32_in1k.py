@@ -1,0 +1,11 @@
+_base_ = '../imagenet/mobilenet_v1_8xb32_in1k.py'
+custom_imports = dict(imports=['mmkd'])
+custom_hooks = [dict(type='mmkd.DistillationHook')]
+dpk = dict(type='mmkd.DPK', size='r50_mobilenetv1')
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    teacher=dict(config='mmpretrain::resnet/resnet50_8xb32_in1k.py'),
+    methods=dict(dpk=dpk),
+)
