@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmkd.errors import InputError
 from mmkd.losses.cka import cka
+from mmkd.methods import DPK
 from mmkd.necks.prior_injection import prior_tokens
 
 LARGE = ((192, 192), (180, 160))
@@ -254,6 +255,12 @@ def test_the_default_optimizer_is_adamw_with_warm_up_and_cosine(tmp_path, shapes
     scalars = runner.message_hub.get_scalar('train/dpk/lr').data[0]
     assert max(scalars) == pytest.approx(1e-4, rel=0.01)
     assert scalars[0] == pytest.approx(1e-7, rel=0.01)
+
+
+def test_an_optimizer_without_a_type_changes_the_default():
+    changed = DPK(optimizer=dict(lr=1e-3)).optimizer
+    assert changed == dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-4)
+    assert DPK(optimizer=dict(type='SGD', lr=1.0)).optimizer == dict(type='SGD', lr=1.0)
 
 
 def test_neck_and_head_start_from_the_teacher(caplog):

@@ -2,9 +2,10 @@
 
     python benchmarks/accuracy/study.py cifar10 --data DIR [--seeds 0 1 2] [--arms alone kd]
 
-``DIR`` holds ``cifar10/cifar10_jpgbytes.npz`` and ``bccd/`` (see the README here). Every run is one
-``tools/train.py``. Its result is written when it ends, so that a study can be stopped and called
-again: what is there is not run again. The table is printed from the results on disk.
+``DIR`` holds ``cifar10/cifar10_jpgbytes.npz`` and ``bccd/`` (see the README here); the data of the
+study ``shapes`` is drawn. Every run is one ``tools/train.py``. Its result is written when it ends, so
+that a study can be stopped and called again: what is there is not run again. The table is printed
+from the results on disk.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+
+from mmkd.datasets import make_shapes
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -94,8 +97,18 @@ def studies(data: Path) -> dict[str, Study]:
                 'fgd': Arm('fgd'),
                 'dpk, ratio 0.5': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=0.5')),
                 'dpk, dynamic': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=cka')),
+                'dpk, dynamic, light': Arm('dpk', (*BCCD_DPK, 'dpk.size=light')),
             },
             tuple(roots + truth),
+        ),
+        'shapes': Study(
+            '../../../configs/shapes/rtmdet_tiny_shapes.py',
+            '../../../configs/shapes/rtmdet_pico_shapes.py',
+            'coco/bbox_mAP',
+            {
+                'alone': Arm(),
+                'dpk, dynamic': Arm('dpk', ('dpk.size=light', 'dpk.optimizer.lr=1e-3')),
+            },
         ),
     }
 
@@ -122,6 +135,8 @@ def main() -> None:
     study = studies(data)[args.study]
     if args.study == 'cifar10':
         write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
+    if args.study == 'shapes':
+        make_shapes(ROOT / 'data/shapes')
     results = HERE / 'results' / f'{args.study}.json'
     runs = [Run(**run) for run in json.loads(results.read_text())] if results.exists() else []
     wanted = [('teacher', 0)] + [(arm, s) for s in args.seeds for arm in args.arms or study.arms]
@@ -135,8 +150,8 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('study', choices=['cifar10', 'bccd'])
-    parser.add_argument('--data', type=Path, required=True, help='the folder of the data sets')
+    parser.add_argument('study', choices=['cifar10', 'bccd', 'shapes'])
+    parser.add_argument('--data', type=Path, default='data', help='the folder of the data sets')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--arms', nargs='+', help='by default all')
     parser.add_argument('--threads', type=int, default=1, help='threads of a run')

@@ -2,7 +2,7 @@ _base_ = '../shapes/rtmdet_pico_shapes.py'
 custom_imports = dict(imports=['mmkd'])
 custom_hooks = [dict(type='mmkd.DistillationHook')]
 weights = 'work_dirs/demo/teacher/epoch_6.pth'
-dpk = dict(type='mmkd.DPK', size='light', optimizer=dict(type='AdamW', lr=1e-3))
+dpk = dict(type='mmkd.DPK', size='light', optimizer=dict(lr=1e-3))
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',

@@ -75,7 +75,9 @@ class DPK(FeatureMethod):
         inherit: parts of the student that start from the teacher's weights: ``['neck']``.
         precision: of the transform: ``fp32``, ``bf16`` or ``fp16``; losses are fp32 always.
         seed: of masks and random ratios.
-        **options: see :class:`FeatureMethod`. By default AdamW and a schedule of its own.
+        optimizer: its own; without a ``type`` it changes the default, AdamW: ``dict(lr=1e-3)``.
+        param_scheduler: its own; by default warm-up and cosine.
+        **options: see :class:`FeatureMethod`.
 
     >>> DPK(size='light', ratio=0.5).needs_teacher
     True
@@ -101,10 +103,10 @@ class DPK(FeatureMethod):
         param_scheduler: Sequence[Mapping[str, Any]] = WARM_UP_AND_COSINE,
         **options: Any,
     ) -> None:
-        own = None if optimizer is None else dict(optimizer)
-        super().__init__(
-            optimizer=own, param_scheduler=[dict(s) for s in param_scheduler], **options
-        )
+        if optimizer is not None:
+            optimizer = dict(optimizer) if 'type' in optimizer else {**ADAMW, **optimizer}
+        schedulers = [dict(scheduler) for scheduler in param_scheduler]
+        super().__init__(optimizer=optimizer, param_scheduler=schedulers, **options)
         _check('mask', mask, MASKS)
         _check('precision', precision, PRECISIONS)
         for name, value in dict(logits=logits, feature=feature, task_weight=task_weight).items():
@@ -113,10 +115,8 @@ class DPK(FeatureMethod):
         self.size, self.patch, self.inject, self.level_weights = size, patch, inject, level_weights
         self.ratio, self.mask, self.precision = build_ratio(ratio), mask, PRECISIONS[precision]
         self.factors: dict[str, Any] = dict(logits=logits, feature=feature, task=task_weight)
-        self.temperature, self.inherit = (
-            temperature,
-            [inherit] if isinstance(inherit, str) else inherit,
-        )
+        self.inherit = [inherit] if isinstance(inherit, str) else list(inherit)
+        self.temperature = temperature
         self.fgd = dict(fgd or {})
         self.rng = torch.Generator().manual_seed(seed)
         self.names: list[str] = []
