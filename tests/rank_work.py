@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import helpers as h
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
 
 from mmkd.ratios import CKARatio
 
@@ -39,3 +43,32 @@ def read_in_turn(rank: int, student: torch.Tensor, teacher: torch.Tensor) -> lis
     width = 4 if rank else 3
     readings += ratio([(student[:2, :, :, :width], teacher[:2, :, :, :width])], 0.0, rng)
     return [(r.ratio, r.cka, r.samples) for r in readings]
+
+
+def distilled_gradients(
+    rank: int, config: dict[str, Any], family: str, iterations: int = 3
+) -> dict[str, Any]:
+    """Log and gradients of the last of some iterations without steps; on two ranks under DDP.
+
+    The global batch has four images; a rank takes every second one.
+    """
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmkd'):
+        model = MODELS.build(config)
+    model.init_weights()
+    h.freeze_statistics(model)
+    net, mine = model, slice(None)
+    if dist.is_initialized():
+        net, mine = MMDistributedDataParallel(model, broadcast_buffers=False), slice(rank, None, 2)
+    log: dict[str, Any] = {}
+    for _ in range(iterations):
+        model.zero_grad()
+        batch = {k: v[mine] for k, v in h.raw_batch(family, ((96, 96),) * 4).items()}
+        for sample in batch['data_samples'] if family != 'classifier' else []:
+            # the same boxes everywhere: each rank has as many positives
+            boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0]])
+            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
+        total, log = model.parse_losses(net(**model.data_preprocessor(batch, True), mode='loss'))
+        total.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return {'log': {name: float(value) for name, value in log.items()}, 'gradients': gradients}

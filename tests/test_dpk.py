@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.runner import Runner
+from rank_work import distilled_gradients, on_ranks
 
 from mmkd.errors import InputError
 from mmkd.losses.cka import cka
@@ -169,6 +170,30 @@ def test_the_logged_alignment_is_that_of_the_features():
     for name, (s, t) in zip(('layer3', 'layer4'), features(model, data['inputs'])):
         expected = cka(s.detach(), t).item()
         assert losses[f'dpk/cka.{name}'].item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize('family', ['classifier', 'retinanet'])
+def test_two_ranks_compute_what_one_process_computes_of_the_global_batch(family, tmp_path):
+    teacher = h.classifier(16) if family == 'classifier' else h.retinanet(width=16)
+    config = dict(
+        type='mmkd.Distiller',
+        student=h.FAMILIES[family](),
+        teacher=dict(config=teacher, checkpoint='untrained'),
+        methods=dict(dpk=dpk() if family == 'classifier' else dpk(inject=[1, 2])),
+    )
+    ranks = on_ranks(distilled_gradients, tmp_path, config, family)
+    alone = distilled_gradients(0, config, family)
+    for name in alone['log']:
+        mean = sum(rank['log'][name] for rank in ranks) / 2
+        assert mean == pytest.approx(alone['log'][name], rel=1e-4, abs=1e-6), name
+    ratios = [name for name in alone['log'] if 'ratio' in name or 'samples' in name]
+    assert len(ratios) == 4
+    for name in ratios:
+        assert ranks[0]['log'][name] == ranks[1]['log'][name]
+    for name, gradient in alone['gradients'].items():
+        for rank in ranks:
+            difference = (rank['gradients'][name] - gradient).abs().max()
+            assert difference <= 1e-4 * gradient.abs().max() + 1e-7, name
 
 
 def test_teacher_energy_supplies_the_strongest_places():
