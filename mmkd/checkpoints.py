@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleParamScheduler
 from torch import Tensor, nn
 
 from .errors import InputError, nearest
@@ -200,13 +201,20 @@ def _harmless() -> list[Any]:
         np.dtype,
         *((arrays._reconstruct, f'{module}._reconstruct') for module in modules),
         *((arrays.scalar, f'{module}.scalar') for module in modules),
-        (_statistic, 'builtins.getattr'),
+        (_attribute, 'builtins.getattr'),
+        (_OneCycle, f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler'),
         *dtypes,
     ]
 
 
-def _statistic(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr`` in a checkpoint: gives log statistics and refuses all else."""
+class _OneCycle:
+    """Stands in for OneCycleParamScheduler, whose states name its annealing function."""
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Stands in for ``getattr`` in a checkpoint: what mmengine's states need, and nothing else."""
     if owner is HistoryBuffer and name in ('current', 'max', 'mean', 'min'):
         return getattr(HistoryBuffer, name)
+    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)
     raise pickle.UnpicklingError(f'Unsupported use of getattr: {name!r} of {owner!r}')

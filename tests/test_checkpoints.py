@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
+from mmengine.optim import OneCycleLR
 from torch import nn
 
 from mmkd import InputError
@@ -116,3 +118,12 @@ def test_old_checkpoints_without_batch_counters_are_clean():
     net = nn.BatchNorm1d(2)
     state = {k: v for k, v in net.state_dict().items() if k != 'num_batches_tracked'}
     assert load_weights(net, state).clean
+
+
+def test_the_state_of_a_one_cycle_schedule_is_read(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = OneCycleLR(optimizer, eta_max=1.0, total_steps=10)
+    torch.save({'state_dict': {}, 'param_schedulers': [schedule.state_dict()]}, tmp_path / 'a.pth')
+    state = read_checkpoint(tmp_path / 'a.pth')['param_schedulers'][0]
+    assert state['anneal_func'](0.0, 1.0, 0.5) == pytest.approx(0.5)
+    assert state['anneal_func'] is schedule.state_dict()['anneal_func']
