@@ -340,7 +340,7 @@ def _measure(student: Student, pair: Pair, batches: Batches, console: Console) -
     device, (teacher, method) = torch.device(get_device()), pair
     teacher.to(device)
     preprocess: Any = student.to(device).model.data_preprocessor
-    levels, terms, seconds = method.inject or [], [], []
+    levels, terms, seconds = method.inject, [], []
     for raw in track([batches[0], *batches], f'{teacher.name}: gaps and cost', console=console):
         data = preprocess(raw, True)
         batch = data['inputs'], data.get('data_samples')

@@ -112,7 +112,14 @@ class DPK(FeatureMethod):
         for name, value in dict(logits=logits, feature=feature, task_weight=task_weight).items():
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f'DPK: {name}={value}; needed: a finite number >= 0')
-        self.size, self.patch, self.inject, self.level_weights = size, patch, inject, level_weights
+        self.size, self._patch, self._inject, self._level_weights = (
+            size,
+            patch,
+            inject,
+            level_weights,
+        )
+        self.inject: list[int] = []
+        self.level_weights: list[float] = []
         self.ratio, self.mask, self.precision = build_ratio(ratio), mask, PRECISIONS[precision]
         self.factors: dict[str, Any] = dict(logits=logits, feature=feature, task=task_weight)
         self.inherit = [inherit] if isinstance(inherit, str) else list(inherit)
@@ -175,14 +182,14 @@ class DPK(FeatureMethod):
 
     def _injected(self, strides: list[int], student: Side) -> list[int]:
         levels = range(len(strides))
-        if self.inject is not None:
-            wrong = [level for level in self.inject if level not in levels]
-            if wrong or not self.inject:
+        if self._inject is not None:
+            wrong = [level for level in self._inject if level not in levels]
+            if wrong or not self._inject:
                 raise InputError(
-                    f'DPK: inject={list(self.inject)}; needed: indices of levels, 0 to '
+                    f'DPK: inject={list(self._inject)}; needed: indices of levels, 0 to '
                     f'{len(strides) - 1}, one at least'
                 )
-            return sorted(self.inject)
+            return sorted(self._inject)
         if student.task != 'detection':
             return list(levels)
         last = 32 if hasattr(student.model, 'roi_head') else max(strides)
@@ -191,13 +198,12 @@ class DPK(FeatureMethod):
     def _build_stages(
         self, ours: list[int], theirs: list[int], strides: list[int], detection: bool
     ) -> None:
-        assert self.inject is not None
         count = len(self.inject)
-        if self.patch is None:
+        if self._patch is None:
             patches = [PATCHES.get(strides[i], 1) if detection else 1 for i in self.inject]
         else:
-            patches = [self.patch] * count if isinstance(self.patch, int) else list(self.patch)
-        self.level_weights = list(self.level_weights or [1.0] * count)
+            patches = [self._patch] * count if isinstance(self._patch, int) else list(self._patch)
+        self.level_weights = list(self._level_weights or [1.0] * count)
         self._refuse_other_count('patch', patches)
         self._refuse_other_count('level_weights', self.level_weights)
         sizes = sizes_of(self.size, [theirs[i] for i in self.inject], patches)
@@ -205,7 +211,6 @@ class DPK(FeatureMethod):
             self.stages.append(PriorInjection(ours[level], theirs[level], patch, **size))
 
     def _refuse_other_count(self, option: str, values: Sequence[Any]) -> None:
-        assert self.inject is not None
         if len(values) != len(self.inject):
             raise InputError(
                 f'DPK: {option}={list(values)} has {len(values)} entries; needed: {len(self.inject)}'
@@ -215,7 +220,6 @@ class DPK(FeatureMethod):
     # -- one step -------------------------------------------------------------------------------
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        assert self.inject is not None
         maps = self.raw_pairs(step)
         injected = [maps[level] for level in self.inject]
         readings = self.ratio(injected, step.progress, self.rng)
@@ -262,8 +266,6 @@ class DPK(FeatureMethod):
         return scores[rank() :: world_size()].to(teacher.device)
 
     def _losses(self, step: Step, maps: Maps, rebuilt: list[Tensor]) -> dict[str, Tensor]:
-        assert self.inject is not None
-        assert self.level_weights is not None
         if self.focal is None:
             weights = [factor * self.factors['feature'] for factor in self.level_weights]
             return {
@@ -281,7 +283,6 @@ class DPK(FeatureMethod):
         return step.student[LOGITS][0].float(), step.answers()[LOGITS][0].float()
 
     def _statistics(self, readings: list[Reading]) -> dict[str, Tensor]:
-        assert self.inject is not None
         values = {}
         for level, reading in zip(self.inject, readings):
             values[f'ratio.{self.names[level]}'] = reading.ratio
