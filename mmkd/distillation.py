@@ -162,8 +162,10 @@ class Distillation(nn.Module):
             named[f'{name}/{term}'] = value * weight if trained else value.detach()
         refuse_nonfinite(named)
         if self.check_gradients and torch.is_grad_enabled():
+            must = self.methods[name].reaches_student
             for term, value in named.items():
-                if 'loss' in term and term not in self._reaching:
+                meant = 'loss' in term and must(term.removeprefix(f'{name}/'))
+                if meant and term not in self._reaching and has_weight(value):
                     refuse_unreaching(term, value, features)
                     self._reaching.add(term)
         return named
@@ -258,6 +260,15 @@ def refuse_nonfinite(losses: Mapping[str, Any]) -> None:
         return
     bad = [f'{name} = {value.item()}' for name, value in totals.items() if not value.isfinite()]
     raise FloatingPointError('not finite: ' + ', '.join(bad))
+
+
+def has_weight(term: Tensor) -> bool:
+    """Whether a term counts yet: a method that ramps one of its terms gives a constant 0 before.
+
+    >>> has_weight(torch.zeros(())), has_weight(torch.ones(()))
+    (False, True)
+    """
+    return term.requires_grad or bool(term.any())
 
 
 def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:

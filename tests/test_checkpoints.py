@@ -5,7 +5,6 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
-from mmengine.optim import OneCycleLR
 from torch import nn
 
 from mmkd import InputError

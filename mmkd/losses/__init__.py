@@ -6,6 +6,8 @@ from .focal_global import channel_attention, foreground_mask, spatial_attention
 from .kl import binary_kl, channel_kl, softmax_kl
 from .matching import match_queries
 from .pearson import pearson_distance
+from .smoothing import smoothing_difference, smoothing_rate
+from .transport import transport_losses, windows_of
 
 __all__ = [
     'attention_distance',
@@ -18,6 +20,10 @@ __all__ = [
     'hsic',
     'match_queries',
     'pearson_distance',
+    'smoothing_difference',
+    'smoothing_rate',
     'softmax_kl',
     'spatial_attention',
+    'transport_losses',
+    'windows_of',
 ]

@@ -6,16 +6,20 @@ from .cwd import CWD
 from .dpk import DPK
 from .fgd import FGD
 from .fitnet import FitNet
+from .frskd import FRSKD
 from .kd import KD
 from .pkd import PKD
+from .sfr import SFR
 
 __all__ = [
     'AT',
     'CWD',
     'DPK',
     'FGD',
+    'FRSKD',
     'KD',
     'PKD',
+    'SFR',
     'FeatureMethod',
     'FitNet',
     'Method',

@@ -116,6 +116,10 @@ class Method(nn.Module):
         """Losses and statistics by name. A name with ``loss`` in it is trained; others are logged."""
         raise NotImplementedError
 
+    def reaches_student(self, term: str) -> bool:
+        """Whether a loss must give the student gradient, which is made sure once it has weight."""
+        return True
+
     def training_state(self) -> Any:
         """What the method remembers between iterations and is no parameter or buffer; it is saved."""
         return None

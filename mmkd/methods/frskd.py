@@ -1,0 +1,260 @@
+"""FRSKD: refine myself by teaching myself, feature refinement via self-distillation (CVPR 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..drive import Rois, roi_stage, stage_taps, task_of
+from ..errors import InputError, nearest
+from ..losses.attention import attention_distance
+from ..necks.adapters import as_map
+from ..necks.bifpn import BiFPN, pointwise
+from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher
+from ..registry import MODELS
+from ..schedules import Schedule, build_schedule
+from ..taps import Tap, parse_taps
+from .base import Method, Side, Step, channels_of, levels_of
+from .kd import KD, is_sigmoid, logit_head
+
+ALPHA = {'classification': 2.0, 'detection': 1.0, 'segmentation': 1.0}
+BETA = {'classification': 100.0, 'detection': 50.0, 'segmentation': 50.0}
+REPEAT = {'classification': 1, 'detection': 1, 'segmentation': 2}
+BETA_FITNET = 1.0
+FEATURES = ('attention', 'fitnet')
+RAMP = dict(type='Ramp', begin=2 / 3, until=1.0, shape='sigmoid')
+"""From the last third of training on, ``exp(-5 (1 - t)^2)``."""
+
+
+@MODELS.register_module()
+class FRSKD(Method):
+    """The student learns from its own features, refined by a pyramid that is gone at inference.
+
+    A self-teacher (:class:`mmkd.necks.BiFPN` and a head of its own) sees the student's features
+    F_i, is trained on the labels, and through its input trains the student's backbone too. Its
+    refined features T_i and logits z_t, without gradient, are the student's targets::
+
+        L = task(z_s) + task(z_t) + alpha KL(z_t || z_s) + beta sum_i mean (a(F_i) - a(T_i))^2
+
+    ``a`` is spatial attention. Divergence and temperature are those of :class:`KD` for the head.
+
+    - classification: all stages; cross-entropy of the self-teacher with the labels that the
+      student's head gets, hard or mixed. alpha 2, beta 100, T 4, no ramp.
+    - segmentation, detection (ours): the maps that the heads read, and a second set of these heads
+      with their own losses. alpha 1, beta 50, T 1, zero for two thirds of training, then rising. RoI
+      heads are compared on the boxes that the student sampled.
+
+    docs/methods/frskd.md lists what is published and where we differ.
+
+    Args:
+        alpha: weight of the logits' divergence: a number (ramped where the task is), or a schedule.
+        beta: weight of the feature term, likewise.
+        temperature: T.
+        feature: ``attention``, ``fitnet`` (adapters and mean squares) or None (no feature term).
+        width: of the pyramid's scaled form (classification; 2).
+        channels: of the pyramid's fixed form (classification).
+        depth: separable convolutions in each of the pyramid's blocks.
+        repeat: layers of the pyramid; by default 1, for segmentation 2.
+        detach_input: keep the self-teacher's own loss from training the student.
+        tap: the stages of a classifier, shallow to deep, if not all.
+        **options: see :class:`Method`.
+
+    >>> FRSKD(alpha=1.0, feature=None).needs_teacher
+    False
+    """
+
+    needs_teacher = False
+
+    def __init__(
+        self,
+        alpha: Any = None,
+        beta: Any = None,
+        temperature: float | None = None,
+        feature: str | None = 'attention',
+        width: float | None = None,
+        channels: int | None = None,
+        depth: int = 2,
+        repeat: int | None = None,
+        detach_input: bool = False,
+        tap: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if feature is not None and feature not in FEATURES:
+            raise InputError(f'FRSKD: feature={feature!r}; {nearest(str(feature), FEATURES)}, None')
+        if feature is None and beta is not None:
+            raise InputError(f'FRSKD: beta={beta!r} with feature=None has no effect; leave one out')
+        self._alpha, self._beta = _checked('alpha', alpha), _checked('beta', beta)
+        self.feature, self.detach_input, self._tap = feature, detach_input, tap
+        self._sizes = dict(width=width, channels=channels)
+        self.depth, self.repeat = depth, repeat
+        self.kd = KD(temperature)
+        self.maps: list[Tap] = []
+        self.boxes: list[Tap] = []
+        self.adapters = nn.ModuleList()
+        self.self_teacher: nn.Module | None = None
+        self.alpha: Schedule = build_schedule(0.0)
+        self.beta: Schedule = build_schedule(0.0)
+
+    # -- set-up ---------------------------------------------------------------------------------
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        task = task_of(student)
+        self._refuse_task(student, task)
+        self.kd.plan(student, student)
+        self.maps = self._map_taps(student, task)
+        if self.kd.kind == 'roi':
+            self.boxes = [_box_tap(tap) for tap in self.kd.student_taps]
+        self.student_taps = [*self.maps, *self.kd.student_taps, *self.boxes]
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        self._refuse_levels(student)
+        self.kd.setup(student, student)
+        channels = channels_of(student, self.maps)
+        pyramid = BiFPN(channels, **self._form(student.task, channels))
+        if student.task == 'classification':
+            classes = _classes(student, self.kd.student_taps)
+            self.self_teacher = ClassifierTeacher(pyramid, classes, self.kd.student_taps[0])
+        else:
+            self.self_teacher = HeadsTeacher(pyramid, student.config, self.kd.student_taps)
+        if self.feature == 'fitnet':
+            pairs = zip(channels, pyramid.out_channels)
+            self.adapters.extend(pointwise(own, refined) for own, refined in pairs)
+        self.alpha = _schedule(self._alpha, ALPHA[student.task], student.task)
+        self.beta = _schedule(self._beta, self._default_beta(student.task), student.task)
+
+    def reaches_student(self, term: str) -> bool:
+        # a detector's terms may be zero where a batch holds no object
+        if term == 'loss_ce':
+            return not self.detach_input
+        return term in ('loss_logits', f'loss_{self.feature}')
+
+    def _map_taps(self, student: nn.Module, task: str) -> list[Tap]:
+        if task == 'classification':
+            return stage_taps(student) if self._tap is None else parse_taps(self._tap)
+        given = dict(tap=self._tap, **self._sizes)
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(
+                    f'FRSKD: {name}={value!r}; for {task} the pyramid is that of the maps that the '
+                    'heads read, with their channels; leave the option out'
+                )
+        return [Tap('backbone' if getattr(student, 'neck', None) is None else 'neck')]
+
+    def _form(self, task: str, channels: list[int]) -> dict[str, Any]:
+        form: dict[str, Any] = dict(depth=self.depth)
+        form['repeat'] = REPEAT[task] if self.repeat is None else self.repeat
+        if task == 'classification':
+            given = {name: value for name, value in self._sizes.items() if value is not None}
+            return form | given
+        # heads of the same config read the refined maps, so these keep the channels
+        alike = len(set(channels)) == 1
+        return form | (dict(channels=channels[0]) if alike else dict(width=1))
+
+    def _default_beta(self, task: str) -> float:
+        if self.feature is None:
+            return 0.0
+        return BETA_FITNET if self.feature == 'fitnet' else BETA[task]
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        assert self.self_teacher is not None
+        alpha, beta = self.alpha(step.progress), self.beta(step.progress)
+        maps = [as_map(t).float() for tap in self.maps for t in step.student[tap]]
+        inputs = [m.detach() for m in maps] if self.detach_input else maps
+        rois = self._rois(step) if alpha > 0 else None
+        refined, terms, logits = self.self_teacher(inputs, step.samples, rois)
+        if beta > 0:
+            terms[f'loss_{self.feature}'] = beta * self._distance(maps, refined)
+        if alpha > 0:
+            compared = dataclasses.replace(step, teacher=logits)
+            terms['loss_logits'] = alpha * self.kd(compared)['loss']
+        return terms
+
+    def _distance(self, maps: list[Tensor], refined: tuple[Tensor, ...]) -> Tensor:
+        """The feature term, summed over levels; the targets give no gradient."""
+        if self.feature == 'fitnet':
+            pairs = zip(self.adapters, maps, refined)
+            distances = [F.mse_loss(adapt(own), t.detach()) for adapt, own, t in pairs]
+        else:
+            distances = [attention_distance(own, t.detach()) for own, t in zip(maps, refined)]
+        return torch.stack(distances).sum()
+
+    def _rois(self, step: Step) -> Rois:
+        return {
+            roi_stage(tap): step.student.calls(boxes)[0][1].detach()
+            for tap, boxes in zip(self.kd.student_taps, self.boxes)
+        }
+
+    # -- wrong input ----------------------------------------------------------------------------
+
+    def _refuse_task(self, student: nn.Module, task: str) -> None:
+        name = type(student).__name__
+        if task not in ALPHA:
+            raise InputError(
+                f'FRSKD: {name} does none of {", ".join(ALPHA)}; a self-teacher needs its labels'
+            )
+        head = logit_head(student)
+        if task == 'classification' and is_sigmoid(head):
+            raise InputError(
+                f'FRSKD: the head of {name} has sigmoid classes; the self-teacher of a classifier '
+                'is trained with cross-entropy: needed: a softmax head with one label for an image'
+            )
+
+    def _refuse_levels(self, student: Side) -> None:
+        shapes = [shape for _, shape in levels_of(student, self.maps)]
+        sizes = [tuple(as_map(torch.empty(s, device='meta')).shape[-2:]) for s in shapes]
+        names = ', '.join(repr(tap.at) for tap in self.maps)
+        if len(sizes) < 2:
+            raise InputError(
+                f'FRSKD: {student.owner} gives a single level {sizes} at {names}; needed: two or '
+                'more, shallow to deep: tap=[...] (tools/list_taps.py CONFIG), or more out_indices '
+                'in its backbone'
+            )
+        if any(after > before for a, b in zip(sizes, sizes[1:]) for before, after in zip(a, b)):
+            raise InputError(
+                f'FRSKD: the maps of {student.owner} at {names} grow: {sizes}; needed: shallow to '
+                'deep, none larger than the one before; put them in order with tap=[...]'
+            )
+
+
+def _checked(option: str, value: Any) -> Any:
+    """An option that is no weight is answered here, with its name."""
+    if value is not None:
+        try:
+            build_schedule(value)
+        except InputError as error:
+            reason = str(error).removeprefix('weight: ')
+            raise InputError(f'FRSKD: {option}: {reason}') from error
+    return value
+
+
+def _schedule(value: Any, default: float, task: str) -> Schedule:
+    """A number becomes the task's ramp to it; a schedule stays what it is."""
+    value = default if value is None else value
+    ramped = isinstance(value, (int, float)) and task != 'classification'
+    return build_schedule({**RAMP, 'value': value} if ramped else value)
+
+
+def _classes(student: Side, taps: list[Tap]) -> int:
+    """How many classes a classifier's logits have; a head that gives none is refused."""
+    shapes = [shape for _, shape in levels_of(student, taps)]
+    classes = getattr(logit_head(student.model), 'num_classes', None)
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] != classes:
+        raise InputError(
+            f'FRSKD: the head of {student.owner} gives {[tuple(s) for s in shapes]} and has '
+            f'num_classes={classes}; needed: one vector of class logits, as of a LinearClsHead'
+        )
+    return int(classes)
+
+
+def _box_tap(tap: Tap) -> Tap:
+    """Where the boxes pass that a RoI head's logits are of."""
+    stage = roi_stage(tap)
+    at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
+    return Tap(at, source='input')
