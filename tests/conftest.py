@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from mmkd.datasets import ShapesSpec, make_shapes
 
 @pytest.fixture(autouse=True)
 def _quiet_and_seeded() -> Iterator[None]:
-    """Same randomness and no log for every test; the default scope is put back."""
+    """Same randomness and no log for every test; default scope and environment are put back."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
     MMLogger.get_current_instance().setLevel(logging.ERROR)
-    scopes = dict(DefaultScope._instance_dict)
+    scopes, environment = dict(DefaultScope._instance_dict), dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scopes)
 
