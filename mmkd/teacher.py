@@ -141,6 +141,7 @@ class Teacher(nn.Module):
             )
         if str(source) == UNTRAINED:
             print_log(f'{self.owner} keeps its random weights', 'current', 30)
+            fill_unset(self.model)
             return
         content = read_checkpoint(source, trust=trust)
         self.classes = classes_of(content)
@@ -171,6 +172,23 @@ class Teacher(nn.Module):
         if compile:
             for part in self.model.children():
                 part.forward = torch.compile(part.forward)
+
+
+@torch.no_grad()
+def fill_unset(model: nn.Module) -> None:
+    """Draw the parameters that a model leaves unset at construction (a DETR's level embedding).
+
+    They hold whatever the memory held; NaN and huge values are what tells them.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> _ = nn.init.constant_(layer.weight, float('nan'))
+    >>> fill_unset(layer)
+    >>> bool(layer.weight.isfinite())
+    True
+    """
+    for parameter in model.parameters():
+        if not (parameter.abs() < 1e3).all():
+            nn.init.normal_(parameter)
 
 
 def _model_part(config: Any) -> Any:
