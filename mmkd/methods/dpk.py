@@ -112,12 +112,10 @@ class DPK(FeatureMethod):
         for name, value in dict(logits=logits, feature=feature, task_weight=task_weight).items():
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f'DPK: {name}={value}; needed: a finite number >= 0')
-        self.size, self._patch, self._inject, self._level_weights = (
-            size,
-            patch,
-            inject,
-            level_weights,
-        )
+        if temperature <= 0:
+            raise InputError(f'DPK: temperature={temperature}; needed: a number above 0')
+        self.size, self._patch, self._inject = size, patch, inject
+        self._level_weights = level_weights
         self.inject: list[int] = []
         self.level_weights: list[float] = []
         self.ratio, self.mask, self.precision = build_ratio(ratio), mask, PRECISIONS[precision]
@@ -139,6 +137,7 @@ class DPK(FeatureMethod):
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         assert teacher is not None
+        self._refuse_idle(task_of(student))
         super().plan(student, teacher)
         if self._tap is None and self._teacher_tap is None:
             self.teacher_taps = self.default_taps(teacher)
@@ -183,13 +182,13 @@ class DPK(FeatureMethod):
     def _injected(self, strides: list[int], student: Side) -> list[int]:
         levels = range(len(strides))
         if self._inject is not None:
-            wrong = [level for level in self._inject if level not in levels]
-            if wrong or not self._inject:
+            rising = sorted(set(self._inject)) == list(self._inject)
+            if not (rising and self._inject and set(self._inject) <= set(levels)):
                 raise InputError(
                     f'DPK: inject={list(self._inject)}; needed: indices of levels, 0 to '
-                    f'{len(strides) - 1}, one at least'
+                    f'{len(strides) - 1}, one at least, rising'
                 )
-            return sorted(self._inject)
+            return list(self._inject)
         if student.task != 'detection':
             return list(levels)
         last = 32 if hasattr(student.model, 'roi_head') else max(strides)
@@ -209,6 +208,23 @@ class DPK(FeatureMethod):
         sizes = sizes_of(self.size, [theirs[i] for i in self.inject], patches)
         for level, patch, size in zip(self.inject, patches, sizes):
             self.stages.append(PriorInjection(ours[level], theirs[level], patch, **size))
+
+    def _refuse_idle(self, task: str) -> None:
+        """Stop if an option is given that the task's loss does not read."""
+        idle = dict(feature=self.factors['feature'], level_weights=self._level_weights)
+        if task != 'detection':
+            idle = dict(fgd=self.fgd or None)
+        for option, value in idle.items():
+            if value is not None:
+                raise InputError(
+                    f'DPK: {option}={value} has no effect in {task}, whose loss is '
+                    + (
+                        'FGD (fgd=dict(alpha=...), weight=...)'
+                        if task == 'detection'
+                        else 'the reconstruction (feature=..., level_weights=[...])'
+                    )
+                    + '; leave it out'
+                )
 
     def _refuse_other_count(self, option: str, values: Sequence[Any]) -> None:
         if len(values) != len(self.inject):

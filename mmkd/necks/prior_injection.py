@@ -309,6 +309,11 @@ def sizes_of(size: Any, channels: list[int], patches: list[int]) -> list[dict[st
         return [rules[size](c, p) for c, p in zip(channels, patches)]
     if isinstance(size, str) and size not in PRESETS:
         refuse_unknown('size', [size], [*rules, *PRESETS])
+    if not isinstance(size, (str, list, tuple)):
+        raise InputError(
+            f"size={size!r}; needed: 'full', 'light', a published pair's name, or a list of "
+            'dict(encoder=(width, depth, heads), decoder=(width, depth, heads))'
+        )
     stages = PRESETS[size] if isinstance(size, str) else list(size)
     if len(stages) != len(channels):
         raise InputError(
