@@ -49,6 +49,7 @@ def attention(x):
 
 
 def kl(student, teacher, t):
+    teacher, student = teacher.double(), student.double()  # small differences of large terms
     teacher, student = (teacher / t).softmax(1), (student / t).log_softmax(1)
     return (teacher * (teacher.log() - student)).sum() * t * t / len(student)
 
@@ -73,8 +74,11 @@ def test_classification_is_ce_ce_kl_and_attention(options):
         ),
     }  # fmt: skip
     assert losses.keys() == expected.keys()
+    # single precision leaves 1e-7 of a divergence, which alpha T^2 then multiplies
+    rounding = 1e-7 * options.get('alpha', 2) * options.get('temperature', 4) ** 2
     for name, value in expected.items():
-        assert losses[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+        tolerance = rounding if name == 'frskd/loss_logits' else 1e-6
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-5, abs=tolerance), name
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
