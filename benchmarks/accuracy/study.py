@@ -34,13 +34,22 @@ from mmkd.datasets import make_shapes
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path('work_dirs/accuracy')
-CIFAR_IMAGES = {'train': 10_000, 'test': 2_000}
+CIFAR_IMAGES = {
+    'train': ('train', 0, 10_000),
+    'val': ('train', 10_000, 12_000),
+    'test': ('test', 0, 2_000),
+}
+"""Of each split: where its images come from, and which of them in a fixed random order."""
 
 CIFAR_DPK = [
     'dpk.size=light', 'dpk.logits=1.0', 'dpk.task_weight=1.0', 'dpk.feature=0.3',
     'dpk.level_weights=[0.6,1.0]', 'dpk.optimizer.lr=1e-3',
 ]  # fmt: skip
 BCCD_DPK = ['dpk.optimizer.lr=1e-3']
+BCCD_LONG = 'max_epochs=30'
+LAMBDAS = (0.05, 0.2, 0.5, 2.0)
+RATES = (0.05, 0.1, 0.2, 0.4)
+FRSKD_WEIGHTS = ((2.0, 100.0), (2.0, 10.0), (0.5, 100.0), (0.5, 10.0))
 
 
 @dataclass(frozen=True)
@@ -51,36 +60,56 @@ class Arm:
     options: tuple[str, ...] = ()
 
 
+SELF_ARMS = {
+    'cifar10': {
+        'alone': Arm(),
+        'frskd': Arm('frskd'),
+        'frskd, no features': Arm('frskd', ('frskd.feature=None',)),
+        'frskd, no logits': Arm('frskd', ('frskd.alpha=0',)),
+        'sfr': Arm('sfr'),
+        'sfr, no features': Arm('sfr', ('sfr.feature=0',)),
+        'sfr, no smoothing': Arm('sfr', ('sfr.smoothing=0',)),
+    },
+    'bccd': {
+        'alone': Arm(),
+        'frskd': Arm('frskd'),
+        'frskd, no features': Arm('frskd', ('frskd.feature=None',)),
+        'sfr': Arm('sfr'),
+        'sfr, no boxes': Arm('sfr', ('sfr.boxes=False',)),
+    },
+}
+
+
 @dataclass(frozen=True)
 class Study:
-    """A teacher, a student, and the arms that are compared.
+    """A student, the arms that are compared, and a teacher if one of them needs it.
 
     Attributes:
-        teacher: its config.
+        data: the data set.
         student: its config.
         metric: the score that counts.
         arms: by name.
         options: config options that every run gets.
     """
 
-    teacher: str
+    data: str
     student: str
     metric: str
     arms: dict[str, Arm]
     options: tuple[str, ...] = ()
+    teacher: str | None = None
 
 
 def studies(data: Path) -> dict[str, Study]:
     """All studies, with their data in a folder."""
-    bccd = f'{data / "bccd"}/'
-    roots = [f'{part}_dataloader.dataset.data_root={bccd}' for part in ('train', 'val', 'test')]
-    truth = [f'{part}_evaluator.ann_file={bccd}annotations/test.json' for part in ('val', 'test')]
+    cifar = dict(data='cifar10', student='cifar10_resnet8.py', metric='accuracy/top1')
+    bccd = dict(data='bccd', student='bccd_rtmdet_pico.py', metric='coco/bbox_mAP')
+    shapes = '../../../configs/shapes/'
     return {
         'cifar10': Study(
-            'cifar10_resnet20.py',
-            'cifar10_resnet8.py',
-            'accuracy/top1',
-            {
+            **cifar,
+            teacher='cifar10_resnet20.py',
+            arms={
                 'alone': Arm(),
                 'kd (T=4)': Arm('kd'),
                 'kd (T=1)': Arm('kd', ('kd.temperature=1.0',)),
@@ -88,29 +117,69 @@ def studies(data: Path) -> dict[str, Study]:
                 'dpk, dynamic': Arm('dpk', (*CIFAR_DPK, 'dpk.ratio=cka')),
             },
         ),
+        'cifar10_self': Study(**cifar, arms=SELF_ARMS['cifar10']),
+        'cifar10_tuning': Study(
+            **cifar,
+            arms={'alone': Arm()}
+            | {
+                f'sfr, lambda {v}': Arm('sfr', (f'sfr.feature={v}', 'sfr.smoothing=0'))
+                for v in LAMBDAS
+            }
+            | {f'sfr, eps {v}': Arm('sfr', ('sfr.feature=0', f'sfr.smoothing={v}')) for v in RATES}
+            | {
+                f'frskd, alpha {a}, beta {b}': Arm('frskd', (f'frskd.alpha={a}', f'frskd.beta={b}'))
+                for a, b in FRSKD_WEIGHTS
+            },
+            options=tuple(f'{part}_dataloader.dataset.data_prefix=val' for part in ('val', 'test')),
+        ),
         'bccd': Study(
-            'bccd_rtmdet_tiny.py',
-            'bccd_rtmdet_pico.py',
-            'coco/bbox_mAP',
-            {
+            **bccd,
+            teacher='bccd_rtmdet_tiny.py',
+            arms={
                 'alone': Arm(),
                 'fgd': Arm('fgd'),
                 'dpk, ratio 0.5': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=0.5')),
                 'dpk, dynamic': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=cka')),
                 'dpk, dynamic, light': Arm('dpk', (*BCCD_DPK, 'dpk.size=light')),
             },
-            tuple(roots + truth),
+            options=bccd_options(data, 'test'),
+        ),
+        'bccd_self': Study(
+            **bccd, arms=SELF_ARMS['bccd'], options=(*bccd_options(data, 'test'), BCCD_LONG)
+        ),
+        'bccd_tuning': Study(
+            **bccd,
+            arms={'alone': Arm()}
+            | {f'sfr, lambda {v}': Arm('sfr', (f'sfr.feature={v}',)) for v in LAMBDAS},
+            options=(*bccd_options(data, 'val'), BCCD_LONG),
         ),
         'shapes': Study(
-            '../../../configs/shapes/rtmdet_tiny_shapes.py',
-            '../../../configs/shapes/rtmdet_pico_shapes.py',
-            'coco/bbox_mAP',
-            {
+            data='shapes',
+            student=f'{shapes}rtmdet_pico_shapes.py',
+            teacher=f'{shapes}rtmdet_tiny_shapes.py',
+            metric='coco/bbox_mAP',
+            arms={
                 'alone': Arm(),
                 'dpk, dynamic': Arm('dpk', ('dpk.size=light', 'dpk.optimizer.lr=1e-3')),
             },
         ),
     }
+
+
+def bccd_options(data: Path, split: str) -> tuple[str, ...]:
+    """Where the data set is, and what it is evaluated on."""
+    root = f'{data / "bccd"}/'
+    truth = f'annotations/{split}.json'
+    evaluated = [
+        option
+        for part in ('val', 'test')
+        for option in (
+            f'{part}_dataloader.dataset.ann_file={truth}',
+            f'{part}_evaluator.ann_file={root}{truth}',
+        )
+    ]
+    parts = ('train', 'val', 'test')
+    return (*(f'{part}_dataloader.dataset.data_root={root}' for part in parts), *evaluated)
 
 
 @dataclass
@@ -133,13 +202,14 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     data = args.data.resolve()
     study = studies(data)[args.study]
-    if args.study == 'cifar10':
+    if study.data == 'cifar10':
         write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
-    if args.study == 'shapes':
+    if study.data == 'shapes':
         make_shapes(ROOT / 'data/shapes')
     results = HERE / 'results' / f'{args.study}.json'
     runs = [Run(**run) for run in json.loads(results.read_text())] if results.exists() else []
-    wanted = [('teacher', 0)] + [(arm, s) for s in args.seeds for arm in args.arms or study.arms]
+    wanted = [] if study.teacher is None else [('teacher', 0)]
+    wanted += [(arm, seed) for seed in args.seeds for arm in args.arms or study.arms]
     for arm, seed in wanted:
         if not any((run.arm, run.seed) == (arm, seed) for run in runs):
             console.print(f'{args.study}: {arm}, seed {seed}')
@@ -150,7 +220,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('study', choices=['cifar10', 'bccd', 'shapes'])
+    parser.add_argument('study', choices=list(studies(Path())))
     parser.add_argument('--data', type=Path, default='data', help='the folder of the data sets')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--arms', nargs='+', help='by default all')
@@ -194,9 +264,11 @@ def arguments(name: str, study: Study, arm: str) -> list[str]:
     flags = [f'{folder}/{study.student}']
     if chosen.method is None:
         return flags
-    checkpoint = (OUT / name / 'teacher_0/last_checkpoint').read_text().strip()
-    flags += ['--distill', chosen.method, '--teacher', f'{folder}/{study.teacher}']
-    flags += ['--teacher-checkpoint', os.path.relpath(checkpoint)]
+    flags += ['--distill', chosen.method]
+    if study.teacher is not None:
+        checkpoint = (OUT / name / 'teacher_0/last_checkpoint').read_text().strip()
+        flags += ['--teacher', f'{folder}/{study.teacher}']
+        flags += ['--teacher-checkpoint', os.path.relpath(checkpoint)]
     return [*flags, *(['--distill-options', *chosen.options] if chosen.options else [])]
 
 
@@ -220,11 +292,10 @@ def write_cifar(source: Path, folder: Path) -> None:
         return
     content = np.load(source)
     names = [str(name) for name in content['names']]
-    for split, count in CIFAR_IMAGES.items():
-        data, offsets = content[f'{split}_bytes'], content[f'{split}_off']
-        order = np.random.default_rng(0).permutation(len(offsets) - 1)[:count]
-        for index in order:
-            name = names[content[f'{split}_y'][index]]
+    for split, (part, begin, end) in CIFAR_IMAGES.items():
+        data, offsets = content[f'{part}_bytes'], content[f'{part}_off']
+        for index in np.random.default_rng(0).permutation(len(offsets) - 1)[begin:end]:
+            name = names[content[f'{part}_y'][index]]
             target = folder / split / name / f'{index:05d}.png'
             target.parent.mkdir(parents=True, exist_ok=True)
             jpeg = data[offsets[index] : offsets[index + 1]].tobytes()
