@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
-from .drive import Probe, Rois, in_roi_head, probe, roi_stage
+from .drive import Probe, Rois, in_roi_head, observe, probe, roi_stage
 from .errors import InputError, nearest
 from .methods.base import Method, Side, Step
 from .schedules import progress
@@ -82,13 +82,14 @@ class Distillation(nn.Module):
             losses = dict(task())
         refuse_nonfinite(losses)
         self._start()
+        rerun = self._rerun(student, inputs.device.type)
         with torch.autocast(inputs.device.type, enabled=False):
             answers = self._ask(active, features, inputs, samples)
             own = dict(losses)
             scale_losses(losses, math.prod(method.task_weight for method in active.values()))
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
-                step = Step(inputs, samples, now, features, teacher, own)
+                step = Step(inputs, samples, now, features, teacher, own, rerun)
                 losses.update(self._terms(name, method(step), weights[name], features))
         return losses
 
@@ -152,6 +153,20 @@ class Distillation(nn.Module):
             }
             answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
         return answers
+
+    def _rerun(
+        self, student: nn.Module, device: str
+    ) -> Callable[[Tensor, Iterable[Tap]], Features]:
+        """The student once more, in the precision in which it has just run."""
+        mixed, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+        def rerun(inputs: Tensor, taps: Iterable[Tap]) -> Features:
+            asked, counts, copied = list(taps), self._probed.counts, self._probed.overwritten
+            until = {tap.place: counts[tap.place] for tap in asked}
+            with torch.autocast(device, dtype, enabled=mixed):
+                return observe(student, asked, inputs, until=until, copied=copied, owner=STUDENT)
+
+        return rerun
 
     def _terms(
         self, name: str, terms: Mapping[str, Tensor], weight: float, features: Features

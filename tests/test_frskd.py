@@ -100,6 +100,63 @@ def test_mixed_labels_reach_both_cross_entropies(augment):
         assert losses[name].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize('soft', [False, True])
+def test_rotations_have_joint_labels_and_teach_their_mean(soft):
+    changes = dict(
+        head=dict(loss=dict(type='CrossEntropyLoss', use_soft=True)),
+        train_cfg=dict(augments=dict(type='Mixup', alpha=1.0)),
+    )
+    model = build(changes=changes if soft else None, rotations=True)
+    data = batch(model, sizes=((64, 64),) * 3)
+    losses = model(**data, mode='loss')
+    teacher, z_s = model.distillation.frskd.self_teacher, model(data['inputs'], mode='tensor')
+    classes = z_s.shape[1]
+    assert teacher.fc.out_features == 4 * classes
+    samples = data['data_samples']
+    if soft:
+        labels = torch.stack([sample.gt_score for sample in samples])
+    else:
+        labels = torch.eye(classes)[torch.cat([sample.gt_label for sample in samples])]
+    entropy, attentions, taught = 0.0, [], torch.zeros(3, classes)
+    turned = data['inputs']
+    for k in range(4):
+        maps = stages(model, turned)
+        refined = teacher.pyramid(maps)
+        z_t = teacher.fc(refined[-1].mean((2, 3)))
+        entropy -= (labels * z_t.log_softmax(1)[:, k::4]).sum() / 12
+        taught += z_t[:, k::4] / 4
+        attentions += [
+            (attention(s) - attention(t)).square().mean() / 4 for s, t in zip(maps, refined)
+        ]
+        turned = turned.transpose(2, 3).flip(2)  # a quarter to the left
+    expected = {
+        'loss': -(labels * z_s.log_softmax(1)).sum(1).mean(),
+        'frskd/loss_ce': entropy,
+        'frskd/loss_logits': 2 * kl(z_s, taught, 4),
+        'frskd/loss_attention': 100 * sum(attentions),
+    }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        tolerance = 3e-6 if name == 'frskd/loss_logits' else 1e-6
+        assert losses[name].item() == pytest.approx(value.item(), rel=2e-5, abs=tolerance), name
+
+
+def test_rotations_run_in_the_precision_of_training():
+    model = build(rotations=True)
+    data, seen = batch(model), []
+    conv = model.backbone.conv1
+    conv.register_forward_hook(lambda module, args, out: seen.append((len(out), out.dtype)))
+    with torch.autocast('cpu', torch.bfloat16):
+        model(**data, mode='loss')
+    size = len(data['inputs'])
+    assert seen == [(size, torch.bfloat16), (3 * size, torch.bfloat16)]
+
+
+def test_rotations_need_square_images():
+    with pytest.raises(InputError, match='rotations=True; the images of the batch are 64x96'):
+        h.losses_of(build(rotations=True), 'classifier', sizes=((64, 96),) * 2)
+
+
 def test_without_a_feature_term():
     losses = h.losses_of(build(feature=None), 'classifier')
     assert set(losses) == {'loss', 'frskd/loss_ce', 'frskd/loss_logits'}
@@ -368,6 +425,7 @@ def bare_head(student):
         ('classifier', None, dict(temperature=0), 'temperature=0; needed: a number above 0'),
         ('classifier', None, dict(teacher='t'), 'is a self-method and takes no teacher'),
         ('retinanet', None, dict(channels=64), 'channels=64; for detection the pyramid'),
+        ('retinanet', None, dict(rotations=True), 'rotations=True is for classification'),
         ('segmentor', None, dict(tap='backbone.layer4'), 'for segmentation the pyramid'),
     ],
 )  # fmt: skip

@@ -46,7 +46,6 @@ CIFAR_DPK = [
     'dpk.level_weights=[0.6,1.0]', 'dpk.optimizer.lr=1e-3',
 ]  # fmt: skip
 BCCD_DPK = ['dpk.optimizer.lr=1e-3']
-BCCD_LONG = 'max_epochs=30'
 LAMBDAS = (0.05, 0.2, 0.5, 2.0)
 RATES = (0.05, 0.1, 0.2, 0.4)
 FRSKD_WEIGHTS = ((2.0, 100.0), (2.0, 10.0), (0.5, 100.0), (0.5, 10.0))
@@ -103,7 +102,8 @@ class Study:
 def studies(data: Path) -> dict[str, Study]:
     """All studies, with their data in a folder."""
     cifar = dict(data='cifar10', student='cifar10_resnet8.py', metric='accuracy/top1')
-    bccd = dict(data='bccd', student='bccd_rtmdet_pico.py', metric='coco/bbox_mAP')
+    bccd = dict(data='bccd', metric='coco/bbox_mAP')
+    bccd_self = dict(**bccd, student='bccd_rtmdet_pico_30e.py')
     shapes = '../../../configs/shapes/'
     return {
         'cifar10': Study(
@@ -134,6 +134,7 @@ def studies(data: Path) -> dict[str, Study]:
         ),
         'bccd': Study(
             **bccd,
+            student='bccd_rtmdet_pico.py',
             teacher='bccd_rtmdet_tiny.py',
             arms={
                 'alone': Arm(),
@@ -144,14 +145,12 @@ def studies(data: Path) -> dict[str, Study]:
             },
             options=bccd_options(data, 'test'),
         ),
-        'bccd_self': Study(
-            **bccd, arms=SELF_ARMS['bccd'], options=(*bccd_options(data, 'test'), BCCD_LONG)
-        ),
+        'bccd_self': Study(**bccd_self, arms=SELF_ARMS['bccd'], options=bccd_options(data, 'test')),
         'bccd_tuning': Study(
-            **bccd,
+            **bccd_self,
             arms={'alone': Arm()}
             | {f'sfr, lambda {v}': Arm('sfr', (f'sfr.feature={v}',)) for v in LAMBDAS},
-            options=(*bccd_options(data, 'val'), BCCD_LONG),
+            options=bccd_options(data, 'val'),
         ),
         'shapes': Study(
             data='shapes',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,6 +53,8 @@ class Step:
         student: what passed at the student's taps, with gradient.
         teacher: what passed at the teacher's taps; None for self-methods.
         losses: the student's own losses of this iteration.
+        rerun: runs the student on other images, with gradient and in the precision of training, and
+            gives what passes at some taps.
     """
 
     inputs: Tensor
@@ -61,6 +63,7 @@ class Step:
     student: Features
     teacher: Features | None
     losses: Mapping[str, Any]
+    rerun: Callable[[Tensor, Iterable[Tap]], Features] | None = None
 
     def answers(self) -> Features:
         """The teacher's features, for methods that always have a teacher."""

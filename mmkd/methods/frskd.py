@@ -14,7 +14,7 @@ from ..errors import InputError, nearest
 from ..losses.attention import attention_distance
 from ..necks.adapters import as_map
 from ..necks.bifpn import BiFPN, pointwise
-from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher
+from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher, rotated
 from ..registry import MODELS
 from ..schedules import Schedule, build_schedule
 from ..taps import Tap, parse_taps
@@ -44,6 +44,8 @@ class FRSKD(Method):
 
     - classification: all stages; cross-entropy of the self-teacher with the labels that the
       student's head gets, hard or mixed. alpha 2, beta 100, T 4, no ramp.
+      ``rotations`` adds self-supervised label augmentation: the self-teacher sees the batch in four
+      rotations, tells classes and rotations apart, and teaches their mean.
     - segmentation, detection (ours): the maps that the heads read, and a second set of these heads
       with their own losses. alpha 1, beta 50, T 1, zero for two thirds of training, then rising. RoI
       heads are compared on the boxes that the student sampled.
@@ -59,6 +61,7 @@ class FRSKD(Method):
         channels: of the pyramid's fixed form (classification).
         depth: separable convolutions in each of the pyramid's blocks.
         repeat: layers of the pyramid; by default 1, for segmentation 2.
+        rotations: classification: the self-teacher learns the labels of four rotations.
         detach_input: keep the self-teacher's own loss from training the student.
         tap: the stages of a classifier, shallow to deep, if not all.
         **options: see :class:`Method`.
@@ -79,6 +82,7 @@ class FRSKD(Method):
         channels: int | None = None,
         depth: int = 2,
         repeat: int | None = None,
+        rotations: bool = False,
         detach_input: bool = False,
         tap: Any = None,
         **options: Any,
@@ -91,7 +95,7 @@ class FRSKD(Method):
         self._alpha, self._beta = _checked('alpha', alpha), _checked('beta', beta)
         self.feature, self.detach_input, self._tap = feature, detach_input, tap
         self._sizes = dict(width=width, channels=channels)
-        self.depth, self.repeat = depth, repeat
+        self.depth, self.repeat, self.rotations = depth, repeat, rotations
         self.kd = KD(temperature)
         self.maps: list[Tap] = []
         self.boxes: list[Tap] = []
@@ -118,7 +122,8 @@ class FRSKD(Method):
         pyramid = BiFPN(channels, **self._form(student.task, channels))
         if student.task == 'classification':
             classes = _classes(student, self.kd.student_taps)
-            self.self_teacher = ClassifierTeacher(pyramid, classes, self.kd.student_taps[0])
+            tap = self.kd.student_taps[0]
+            self.self_teacher = ClassifierTeacher(pyramid, classes, tap, self.rotations)
         else:
             self.self_teacher = HeadsTeacher(pyramid, student.config, self.kd.student_taps)
         if self.feature == 'fitnet':
@@ -165,7 +170,7 @@ class FRSKD(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         assert self.self_teacher is not None
         alpha, beta = self.alpha(step.progress), self.beta(step.progress)
-        maps = [as_map(t).float() for tap in self.maps for t in step.student[tap]]
+        maps = self._maps(step)
         inputs = [m.detach() for m in maps] if self.detach_input else maps
         rois = self._rois(step) if alpha > 0 else None
         refined, terms, logits = self.self_teacher(inputs, step.samples, rois)
@@ -175,6 +180,17 @@ class FRSKD(Method):
             compared = dataclasses.replace(step, teacher=logits)
             terms['loss_logits'] = alpha * self.kd(compared)['loss']
         return terms
+
+    def _maps(self, step: Step) -> list[Tensor]:
+        """The student's maps of the batch; with ``rotations`` those of its rotations behind them."""
+        maps = [as_map(t).float() for tap in self.maps for t in step.student[tap]]
+        if not self.rotations:
+            return maps
+        assert step.rerun is not None
+        self._refuse_oblong(step.inputs)
+        turned = step.rerun(rotated(step.inputs), self.maps)
+        others = [as_map(t).float() for tap in self.maps for t in turned[tap]]
+        return [torch.cat(views) for views in zip(maps, others)]
 
     def _distance(self, maps: list[Tensor], refined: tuple[Tensor, ...]) -> Tensor:
         """The feature term, summed over levels; the targets give no gradient."""
@@ -199,11 +215,23 @@ class FRSKD(Method):
             raise InputError(
                 f'FRSKD: {name} does none of {", ".join(ALPHA)}; a self-teacher needs its labels'
             )
+        if self.rotations and task != 'classification':
+            raise InputError(
+                f'FRSKD: rotations=True is for classification, {name} does {task}; leave it out'
+            )
         head = logit_head(student)
         if task == 'classification' and is_sigmoid(head):
             raise InputError(
                 f'FRSKD: the head of {name} has sigmoid classes; the self-teacher of a classifier '
                 'is trained with cross-entropy: needed: a softmax head with one label for an image'
+            )
+
+    def _refuse_oblong(self, images: Tensor) -> None:
+        height, width = images.shape[-2:]
+        if height != width:
+            raise InputError(
+                f'FRSKD: rotations=True; the images of the batch are {height}x{width}; needed: square '
+                'ones (RandomResizedCrop or Resize in the train pipeline), or rotations=False'
             )
 
     def _refuse_levels(self, student: Side) -> None:

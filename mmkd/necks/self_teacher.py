@@ -26,13 +26,22 @@ class Answer(NamedTuple):
     logits: Features
 
 
+ROTATIONS = 4
+"""By 0, 90, 180 and 270 degrees."""
+
+
 class ClassifierTeacher(nn.Module):
     """A pyramid with a linear classifier on the mean of its deepest map.
+
+    With ``rotations`` it sees every image four times (:func:`rotated`) and tells classes and
+    rotations apart: output ``4 y + k`` is class y turned k times. The logits that it answers are
+    :func:`aggregated` to classes.
 
     Args:
         pyramid: refines the student's stages.
         classes: how many.
         tap: where the student's logits are; the self-teacher's are given there too.
+        rotations: whether its labels are joint ones of class and rotation.
 
     >>> from types import SimpleNamespace
     >>> teacher = ClassifierTeacher(BiFPN([4, 8]), 3, Tap('head'))
@@ -43,18 +52,22 @@ class ClassifierTeacher(nn.Module):
     ['loss_ce']
     """
 
-    def __init__(self, pyramid: BiFPN, classes: int, tap: Tap) -> None:
+    def __init__(self, pyramid: BiFPN, classes: int, tap: Tap, rotations: bool = False) -> None:
         super().__init__()
-        self.pyramid, self.tap = pyramid, tap
-        self.fc = nn.Linear(pyramid.out_channels[-1], classes)
+        self.pyramid, self.tap, self.rotations = pyramid, tap, rotations
+        self.fc = nn.Linear(pyramid.out_channels[-1], classes * (ROTATIONS if rotations else 1))
 
     def forward(self, maps: Sequence[Tensor], samples: Any, rois: Rois | None = None) -> Answer:
         """Refine the maps and classify."""
         refined = self.pyramid(maps)
-        logits = self.fc(refined[-1].mean((2, 3)))
+        logits, labels = self.fc(refined[-1].mean((2, 3))), targets(samples)
+        if self.rotations:
+            labels = joint_labels(labels)
+        losses = {'loss_ce': F.cross_entropy(logits, labels)}
+        logits = logits.detach()
         answers = Features(OWNER)
-        answers.add(self.tap.place, logits.detach())
-        return Answer(refined, {'loss_ce': F.cross_entropy(logits, targets(samples))}, answers)
+        answers.add(self.tap.place, aggregated(logits) if self.rotations else logits)
+        return Answer(refined, losses, answers)
 
 
 class HeadsTeacher(nn.Module):
@@ -104,6 +117,33 @@ def targets(samples: Sequence[Any]) -> Tensor:
     if 'gt_score' in samples[0]:
         return torch.stack([sample.gt_score for sample in samples])
     return torch.cat([sample.gt_label for sample in samples])
+
+
+def rotated(images: Tensor) -> Tensor:
+    """The other three rotations of square images [B, ...], one after the other: [3 B, ...]."""
+    return torch.cat([images.rot90(k, (2, 3)) for k in range(1, ROTATIONS)])
+
+
+def joint_labels(labels: Tensor) -> Tensor:
+    """Labels of a batch and of its rotations behind it: ``4 y + k``, or soft rows [4 B, 4 K].
+
+    >>> joint_labels(torch.tensor([2, 0]))
+    tensor([ 8,  0,  9,  1, 10,  2, 11,  3])
+    """
+    if not labels.is_floating_point():
+        return torch.cat([ROTATIONS * labels + k for k in range(ROTATIONS)])
+    turned = F.one_hot(torch.arange(ROTATIONS, device=labels.device)).to(labels)
+    return torch.einsum('by,kr->kbyr', labels, turned).reshape(-1, ROTATIONS * labels.shape[1])
+
+
+def aggregated(logits: Tensor) -> Tensor:
+    """Joint logits [4 B, 4 K] as logits of the images [B, K]: the mean over the four rotations.
+
+    >>> aggregated(torch.eye(4) * torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+    tensor([[2.5000]])
+    """
+    views = logits.unflatten(1, (-1, ROTATIONS)).unflatten(0, (ROTATIONS, -1))
+    return views.diagonal(dim1=0, dim2=3).mean(-1)
 
 
 def named(losses: Mapping[str, Any]) -> dict[str, Tensor]:

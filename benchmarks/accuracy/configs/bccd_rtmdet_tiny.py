@@ -1,22 +1,8 @@
 # The teacher of the BCCD study.
-_base_ = './bccd_rtmdet_pico.py'
+_base_ = './bccd_rtmdet_pico_30e.py'
 channels = [96, 192, 384]
 model = dict(
     backbone=dict(widen_factor=0.375),
     neck=dict(in_channels=channels, out_channels=channels[0]),
     bbox_head=dict(in_channels=channels[0], feat_channels=channels[0]),
 )
-max_epochs = 30
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        eta_min=0.0,
-        convert_to_iter_based=True,
-    ),
-]
