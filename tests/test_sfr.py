@@ -384,6 +384,18 @@ def test_other_heads_are_left_alone_by_default(student):
     assert build(student=student()).distillation.sfr.labels == []
 
 
+@pytest.mark.parametrize(('size', 'window'), [(224, (7, 7)), (256, (4, 4)), (288, (5, 5))])
+def test_windows_are_even_by_default(size, window, at):
+    at(1.0)
+    model = build(smoothing=0)
+    data = model.data_preprocessor(h.raw_batch('classifier', sizes=((size, size),) * 2), True)
+    maps, total = stages(model, data['inputs']), 0.0
+    for shallow in maps[:-1]:
+        total += transport_losses([windows_of(shallow, maps[-1], window)])[0].item()
+    losses = model(**data, mode='loss')
+    assert losses['sfr/loss_features'].item() == pytest.approx(0.5 * total / 3, rel=1e-5)
+
+
 def test_a_window_larger_than_the_map_is_answered_in_the_first_batch():
     model = build(window=5)
     with pytest.raises(

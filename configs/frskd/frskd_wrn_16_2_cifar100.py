@@ -1,4 +1,4 @@
-_base_ = '../cifar100/wrn_16_2_cifar100.py'
+_base_ = '../cifar100/wrn_16_2_cifar100_200e.py'
 custom_imports = dict(imports=['mmkd'])
 model = dict(
     _delete_=True,

@@ -103,6 +103,16 @@ def cut(maps: Tensor, window: tuple[int, int]) -> Tensor:
     return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(0, 2)
 
 
+def even_window(size: int, largest: int) -> int:
+    """The length of the fewest windows, all of one size if possible, that cover a map.
+
+    >>> [even_window(size, 7) for size in (4, 7, 8, 10, 25)]
+    [4, 7, 4, 5, 7]
+    """
+    count = -(-size // largest)
+    return -(-size // count)
+
+
 def box_weights(boxes: Sequence[Tensor], size: Size, image: Size) -> Tensor:
     """The share of each position that lies in boxes, and a little for all: [B, H, W].
 

@@ -22,6 +22,7 @@ from ..losses.transport import (
     SOLVERS,
     Windows,
     box_weights,
+    even_window,
     transport_losses,
     windows_of,
 )
@@ -42,6 +43,7 @@ NAMES = {
 }
 """What the options with names may be."""
 WINDOW = 7
+"""The largest window by default."""
 SIGMOID = '{} is a sigmoid head, whose classes do not exclude one another'
 PYRAMID = 0.25
 """Factor of the feature term on a pyramid."""
@@ -70,7 +72,8 @@ class SFR(Method):
             (``adjacent``), or each from ``all`` deeper ones.
         channels: ``group`` (means of runs of channels), ``crop`` (the first ones), ``reduce`` (to one).
         normalize: of local descriptors: ``center_l2`` or ``none``.
-        window: height and width of a window; by default 7, or the map's where that is smaller.
+        window: height and width of a window; by default the fewest windows of at most 7 that cover
+            the map, all of one size if possible.
         solver: ``sinkhorn``, ``exact`` or ``sorted``.
         source: ``backbone``, or ``fpn``: a detector's pyramid, each level from the next.
         boxes: whether positions in boxes count more; by default for detectors.
@@ -209,7 +212,7 @@ class SFR(Method):
         return learning or pairs
 
     def _window(self, deep: Tensor) -> tuple[int, int]:
-        height, width = (min(self.window or WINDOW, size) for size in deep.shape[-2:])
+        height, width = (self.window or even_window(n, WINDOW) for n in deep.shape[-2:])
         return height, width
 
     def _weights(self, step: Step, maps: list[Tensor]) -> dict[int, Tensor]:

@@ -1,12 +1,5 @@
 # The student of the CIFAR-10 study; `study.py` writes the data set.
-_base_ = [
-    '../../../configs/_base_/models/cifar100_classifier.py',
-    '../../../configs/_base_/datasets/cifar100_bs64.py',
-    '../../../configs/_base_/default_runtime.py',
-]
-default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmkd'])
-visualizer = dict(type='UniversalVisualizer')
+_base_ = '../../../configs/_base_/cifar100.py'
 data = dict(type='CustomDataset', _delete_=True, data_root='work_dirs/accuracy/data/cifar10/')
 names = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 train_pipeline = [dict(type='LoadImageFromFile'), *_base_.train_pipeline]
@@ -32,12 +25,8 @@ model = dict(
     head=dict(in_channels=64, num_classes=10, topk=(1,)),
 )
 epochs = 6
-train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs)
-val_cfg = dict()
-test_cfg = dict()
-optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-)
+train_cfg = dict(max_epochs=epochs, val_interval=epochs)
+optim_wrapper = dict(optimizer=dict(lr=0.1))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', T_max=epochs, by_epoch=True, convert_to_iter_based=True),

@@ -1,0 +1,8 @@
+_base_ = ['../cub200/resnet18_cub200.py']
+custom_imports = dict(imports=['mmkd'])
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    methods=dict(sfr=dict(type='mmkd.SFR')),
+)

@@ -1,0 +1,8 @@
+_base_ = ['../tiny_imagenet/resnet18_tiny-imagenet.py']
+custom_imports = dict(imports=['mmkd'])
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student={{_base_.model}},
+    methods=dict(sfr=dict(type='mmkd.SFR')),
+)
