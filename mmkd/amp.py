@@ -1,4 +1,4 @@
-"""Mixed precision on CPUs, which mmengine's wrapper refuses."""
+"""Number formats, and mixed precision on CPUs, which mmengine's wrapper refuses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from .registry import OPTIM_WRAPPERS
+
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+"""Number formats by the names that options have for them."""
 
 
 @OPTIM_WRAPPERS.register_module()

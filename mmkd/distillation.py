@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
-from .drive import Probe, Rois, in_roi_head, observe, probe, roi_stage
+from .drive import Probe, Rois, box_tap, in_roi_head, observe, probe, roi_stage
 from .errors import InputError, nearest
 from .methods.base import Method, Side, Step
 from .schedules import progress
@@ -123,9 +123,7 @@ class Distillation(nn.Module):
     def _side(self, name: str) -> Side | None:
         if self._listens[name] is None:
             return None
-        teacher = self.teachers[self._listens[name]]  # type: ignore[index]
-        probed = teacher.probed
-        return Side(teacher.model, teacher.config, probed.shapes, teacher.owner, probed.image)
+        return side_of(self.teachers[self._listens[name]])  # type: ignore[index]
 
     def _model_for(self, name: str) -> nn.Module | None:
         teacher = self._listens[name]
@@ -212,6 +210,12 @@ class Distillation(nn.Module):
                 f"methods: the name {name!r} cannot be used; needed: an identifier without 'loss' "
                 'that is no attribute of a torch module'
             )
+
+
+def side_of(teacher: Teacher) -> Side:
+    """What a method may know of a teacher, once it has been probed."""
+    seen = teacher.probed
+    return Side(teacher.model, teacher.config, seen.shapes, teacher.owner, seen.image)
 
 
 def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> str | None:
@@ -302,14 +306,12 @@ def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:
 
 def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:
     """Each teacher tap in a RoI head, with the student's tap at which the boxes for it pass."""
-    links = []
-    for method in methods:
-        for ours, theirs in zip(method.student_taps, method.teacher_taps):
-            if in_roi_head(theirs):
-                stage = roi_stage(ours)
-                at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
-                links.append((theirs, Tap(at, source='input')))
-    return links
+    return [
+        (theirs, box_tap(ours))
+        for method in methods
+        for ours, theirs in zip(method.student_taps, method.teacher_taps)
+        if in_roi_head(theirs)
+    ]
 
 
 def _class_difference(teacher: Teacher, ours: tuple[str, ...]) -> str:

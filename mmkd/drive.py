@@ -117,6 +117,17 @@ def in_roi_head(tap: Tap) -> bool:
     return tap.at.startswith('roi_head.')
 
 
+def box_tap(tap: Tap) -> Tap:
+    """Where the boxes pass that a RoI head's logits, or features, are of.
+
+    >>> box_tap(Tap('roi_head.bbox_head.1', item=0)).place
+    ('roi_head.bbox_roi_extractor.1', 'input')
+    """
+    stage = roi_stage(tap)
+    at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
+    return Tap(at, source='input')
+
+
 def stage_taps(model: nn.Module) -> list[Tap]:
     """One tap for each stage of a model's backbone, shallow to deep.
 

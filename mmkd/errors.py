@@ -40,3 +40,16 @@ def refuse_unknown(where: str, options: Iterable[str], known: Iterable[str]) -> 
     for option in options:
         if option not in names:
             raise InputError(f'{where}: unknown option {option!r}; {nearest(option, names)}')
+
+
+def refuse_other(option: str, value: object, known: Iterable[str]) -> None:
+    """Answer a value that is none of the known ones with the nearest.
+
+    >>> refuse_other('SFR: solver', 'exakt', ['sinkhorn', 'exact'])
+    Traceback (most recent call last):
+    ...
+    mmkd.errors.InputError: SFR: solver='exakt'; nearest: 'exact'
+    """
+    names = list(known)
+    if value not in names:
+        raise InputError(f'{option}={value!r}; {nearest(str(value), names)}')

@@ -33,13 +33,14 @@ from rich.progress import track
 
 from .checkpoints import load_weights, read_checkpoint, weights_of
 from .configs import is_distiller, load_config, model_config, zoo_checkpoint
+from .distillation import side_of
 from .distiller import untouched_randomness
 from .errors import InputError
+from .heads import logit_head
 from .launch import check_files, evaluate, evaluation_config
 from .losses.cka import FEWEST, cka_of_terms, hsic_terms
-from .methods.base import Side, Step
+from .methods.base import Step
 from .methods.dpk import DPK
-from .methods.kd import logit_head
 from .teacher import Teacher
 
 SCORE_MARGIN = 0.01
@@ -318,18 +319,13 @@ def _pair(student: Student, teacher: Teacher, score: bool) -> Pair:
         method.plan(student.model, teacher.model)
         student.probe(method.student_taps)
         teacher.probe(method.teacher_taps)
-        method.setup(_side(student), _side(teacher))
+        method.setup(side_of(student), side_of(teacher))
     except InputError as error:
         raise InputError(
             f'--teachers: {teacher.owner}: {error} (options of DPK itself; here its defaults are '
             'compared, so leave this teacher out)'
         ) from error
     return teacher, method
-
-
-def _side(network: Teacher) -> Side:
-    seen = network.probed
-    return Side(network.model, network.config, seen.shapes, network.owner, seen.image)
 
 
 # -- measuring -------------------------------------------------------------------------------------

@@ -11,17 +11,17 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from .amp import PRECISIONS
 from .checkpoints import KeyReport, classes_of, load_weights, read_checkpoint, weights_of
 from .configs import build_model, load_config, model_config, zoo_checkpoint
 from .drive import Probe, Rois, observe, probe
-from .errors import InputError, nearest
+from .errors import InputError, refuse_other
 from .preprocess import Pixels, Repaint
 from .taps import Features, Tap
 
 UNTRAINED = 'untrained'
 """In place of a checkpoint: keep the random weights (speed measurements and tests)."""
 
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 T = TypeVar('T', bound='Teacher')
 
@@ -61,8 +61,8 @@ class Teacher(nn.Module):
         name: str = 'teacher',
     ) -> None:
         super().__init__()
-        _check_choice('precision', precision, PRECISIONS)
-        _check_choice('inputs', inputs, ('own', 'student'))
+        refuse_other('teacher: precision', precision, PRECISIONS)
+        refuse_other('teacher: inputs', inputs, ('own', 'student'))
         self.name = name
         self.precision, self.channels_last, self.inputs = precision, channels_last, inputs
         self.classes: tuple[str, ...] | None = None
@@ -197,8 +197,3 @@ def _model_part(config: Any) -> Any:
     if isinstance(config, Mapping) and not isinstance(config, Config):
         return model_config(config)
     return model_config(load_config(config))
-
-
-def _check_choice(option: str, value: Any, known: Any) -> None:
-    if value not in known:
-        raise InputError(f'teacher: {option}={value!r}; {nearest(str(value), known)}')

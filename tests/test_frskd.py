@@ -318,6 +318,12 @@ def test_roi_logits_are_compared_on_the_students_boxes(family, at, monkeypatch):
     assert losses['frskd/loss_logits'].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize('family', ['dino', 'deformable_detr'])
+def test_weights_that_only_the_whole_detector_draws_are_drawn(family):
+    levels = build(family).distillation.frskd.self_teacher.heads.level_embed
+    assert 0.7 < levels.std() < 1.3  # the construction leaves what the memory held
+
+
 def test_a_schedule_is_taken_as_it_is(at):
     at(EARLY)
     constant = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])

@@ -1,5 +1,7 @@
 """SFR: its terms for each task, its smoothing, its state in training and evaluation, its errors."""
 
+import math
+
 import helpers as h
 import pytest
 import torch
@@ -154,7 +156,7 @@ def test_classification_is_the_mean_over_the_pairs_of_stages(pairing, pairs, at)
     maps = stages(model, data['inputs'])
     total = 0.0
     for shallow, deep in pairs:
-        window = tuple(min(7, n) for n in maps[deep].shape[-2:])
+        window = tuple(math.ceil(n / math.ceil(n / 7)) for n in maps[deep].shape[-2:])
         total += transport_losses([windows_of(maps[shallow], maps[deep], window)])[0].item()
     expected = 0.5 * 0.5 * total / len(pairs)
     assert losses['sfr/loss_features'].item() == pytest.approx(expected, rel=1e-4)
@@ -218,7 +220,7 @@ def test_a_pyramid_level_learns_from_the_next(at):
     losses = model(**data, mode='loss')
     levels, total = model.extract_feat(data['inputs']), 0.0
     for shallow, deep in zip(levels, levels[1:]):
-        window = tuple(min(7, n) for n in deep.shape[-2:])
+        window = tuple(math.ceil(n / math.ceil(n / 7)) for n in deep.shape[-2:])
         total += transport_losses([windows_of(shallow, deep, window)])[0].item()
     expected = 0.25 * 0.25 * total / 4
     assert losses['sfr/loss_features'].item() == pytest.approx(expected, rel=1e-4)
@@ -358,8 +360,8 @@ def single_stage():
         ('classifier', dict(feature=0, smoothing=0), 'nothing is left to train'),
         ('classifier', dict(source='fpn'), 'is no detector with a neck'),
         ('classifier', dict(boxes=True), 'have no boxes; leave boxes out'),
-        ('classifier', dict(tap=['backbone.layer4', 'backbone.layer2']), 'stages are not ordered'),
-        ('classifier', dict(tap='backbone.layer4'), "a single stage at 'backbone.layer4'"),
+        ('classifier', dict(tap=['backbone.layer4', 'backbone.layer2']), 'grow: [(4, 4), (16, 16)]'),
+        ('classifier', dict(tap='backbone.layer4'), "a single level [(4, 4)] of the student at 'backbone.layer4'"),
         ('classifier', dict(windw=7), "unknown option 'windw'; nearest: 'window'"),
         ('retinanet', dict(source='fpn', pairing='all'), 'on a pyramid each level learns'),
         ('retinanet', dict(solver='exact'), "solver='exact' takes uniform marginals"),
@@ -369,7 +371,7 @@ def single_stage():
         (no_head, dict(smoothing=0.1), 'ImageClassifier has no softmax head of a classifier'),
         (label_smooth_head, dict(smoothing=0.1), 'has the loss LabelSmoothLoss; needed: CrossEntropyLoss'),
         (multi_label, dict(smoothing=0.1), 'MultiLabelLinearClsHead is a sigmoid head'),
-        (single_stage, {}, "a single stage at 'backbone'; needed: two or more"),
+        (single_stage, {}, "of the student at 'backbone'; needed: two or more"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_answered(student, options, words):

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..amp import PRECISIONS
 from ..checkpoints import inherit
 from ..drive import stage_taps, task_of
-from ..errors import InputError, nearest
+from ..errors import InputError, refuse_other
 from ..losses.kl import softmax_kl
 from ..necks.adapters import Adapter, as_map
 from ..necks.focal_global import FocalGlobalLevels, focal_weights
@@ -31,7 +32,6 @@ WARM_UP_AND_COSINE = (
     dict(type='CosineAnnealingLR', eta_min=1e-5, share=(0.1, 1.0)),
 )
 MASKS = ('random', 'teacher_energy')
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 PATCHES = {16: 4, 32: 2}
 """Patch by stride of a detector's levels; 1 for all others."""
 
@@ -107,8 +107,8 @@ class DPK(FeatureMethod):
             optimizer = dict(optimizer) if 'type' in optimizer else {**ADAMW, **optimizer}
         schedulers = [dict(scheduler) for scheduler in param_scheduler]
         super().__init__(optimizer=optimizer, param_scheduler=schedulers, **options)
-        _check('mask', mask, MASKS)
-        _check('precision', precision, PRECISIONS)
+        refuse_other('DPK: mask', mask, MASKS)
+        refuse_other('DPK: precision', precision, PRECISIONS)
         for name, value in dict(logits=logits, feature=feature, task_weight=task_weight).items():
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f'DPK: {name}={value}; needed: a finite number >= 0')
@@ -344,8 +344,3 @@ def _names(strides: list[int], side: Side, taps: list[Tap], detection: bool) -> 
         stage = f'stage{last}' if last.isdigit() else last
         names += [stage] if count == 1 else [f'{stage}.{i}' for i in range(count)]
     return names
-
-
-def _check(option: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise InputError(f'DPK: {option}={value!r}; {nearest(str(value), known)}')

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..drive import Rois, roi_stage, stage_taps, task_of
-from ..errors import InputError, nearest
+from ..drive import Rois, box_tap, roi_stage, stage_taps, task_of
+from ..errors import InputError, refuse_other
+from ..heads import is_sigmoid, logit_head
 from ..losses.attention import attention_distance
 from ..necks.adapters import as_map
 from ..necks.bifpn import BiFPN, pointwise
@@ -18,8 +19,8 @@ from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher, rotated
 from ..registry import MODELS
 from ..schedules import Schedule, build_schedule
 from ..taps import Tap, parse_taps
-from .base import Method, Side, Step, channels_of, levels_of
-from .kd import KD, is_sigmoid, logit_head
+from .base import Method, Side, Step, channels_of, levels_of, refuse_unordered
+from .kd import KD
 
 ALPHA = {'classification': 2.0, 'detection': 1.0, 'segmentation': 1.0}
 BETA = {'classification': 100.0, 'detection': 50.0, 'segmentation': 50.0}
@@ -88,8 +89,8 @@ class FRSKD(Method):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if feature is not None and feature not in FEATURES:
-            raise InputError(f'FRSKD: feature={feature!r}; {nearest(str(feature), FEATURES)}, None')
+        if feature is not None:
+            refuse_other('FRSKD: feature', feature, FEATURES)
         if feature is None and beta is not None:
             raise InputError(f'FRSKD: beta={beta!r} with feature=None has no effect; leave one out')
         self._alpha, self._beta = _checked('alpha', alpha), _checked('beta', beta)
@@ -112,11 +113,11 @@ class FRSKD(Method):
         self.kd.plan(student, student)
         self.maps = self._map_taps(student, task)
         if self.kd.kind == 'roi':
-            self.boxes = [_box_tap(tap) for tap in self.kd.student_taps]
+            self.boxes = [box_tap(tap) for tap in self.kd.student_taps]
         self.student_taps = [*self.maps, *self.kd.student_taps, *self.boxes]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
-        self._refuse_levels(student)
+        refuse_unordered('FRSKD', student, self.maps)
         self.kd.setup(student, student)
         channels = channels_of(student, self.maps)
         pyramid = BiFPN(channels, **self._form(student.task, channels))
@@ -234,22 +235,6 @@ class FRSKD(Method):
                 'ones (RandomResizedCrop or Resize in the train pipeline), or rotations=False'
             )
 
-    def _refuse_levels(self, student: Side) -> None:
-        shapes = [shape for _, shape in levels_of(student, self.maps)]
-        sizes = [tuple(as_map(torch.empty(s, device='meta')).shape[-2:]) for s in shapes]
-        names = ', '.join(repr(tap.at) for tap in self.maps)
-        if len(sizes) < 2:
-            raise InputError(
-                f'FRSKD: {student.owner} gives a single level {sizes} at {names}; needed: two or '
-                'more, shallow to deep: tap=[...] (tools/list_taps.py CONFIG), or more out_indices '
-                'in its backbone'
-            )
-        if any(after > before for a, b in zip(sizes, sizes[1:]) for before, after in zip(a, b)):
-            raise InputError(
-                f'FRSKD: the maps of {student.owner} at {names} grow: {sizes}; needed: shallow to '
-                'deep, none larger than the one before; put them in order with tap=[...]'
-            )
-
 
 def _checked(option: str, value: Any) -> Any:
     """An option that is no weight is answered here, with its name."""
@@ -279,10 +264,3 @@ def _classes(student: Side, taps: list[Tap]) -> int:
             f'num_classes={classes}; needed: one vector of class logits, as of a LinearClsHead'
         )
     return int(classes)
-
-
-def _box_tap(tap: Tap) -> Tap:
-    """Where the boxes pass that a RoI head's logits are of."""
-    stage = roi_stage(tap)
-    at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
-    return Tap(at, source='input')

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..boxes import annotated_boxes
 from ..drive import stage_taps, task_of
-from ..errors import InputError, nearest
+from ..errors import InputError, refuse_other
+from ..heads import is_sigmoid
 from ..losses.smoothing import MODES, LabelCall, label_call, smoothing_rate
 from ..losses.transport import (
     CHANNELS,
@@ -30,8 +31,7 @@ from ..necks.adapters import as_map
 from ..registry import MODELS
 from ..schedules import Ramp, Schedule, build_schedule
 from ..taps import Features, Tap, parse_taps
-from .base import Method, Side, Step, levels_of
-from .kd import is_sigmoid
+from .base import Method, Side, Step, refuse_unordered
 
 NAMES = {
     'smoothing_mode': MODES,
@@ -134,7 +134,7 @@ class SFR(Method):
             )
         self.feature = self._schedule(detection)
         if self.feature is not None:
-            check_stages(student, self.stage_taps)
+            refuse_unordered('SFR', student, self.stage_taps)
         self.labels = self._label_taps(student.model)
         # not before: a dry run calls no loss, so these places pass nothing there
         self.student_taps = [*self.stage_taps, *(label.tap for label in self.labels)]
@@ -243,9 +243,7 @@ class SFR(Method):
 
     def _check_options(self) -> None:
         for option, names in NAMES.items():
-            value = getattr(self, option)
-            if value not in names:
-                raise InputError(f'SFR: {option}={value!r}; {nearest(str(value), names)}')
+            refuse_other(f'SFR: {option}', getattr(self, option), names)
         smoothing, feature = self.smoothing, self._feature
         if smoothing not in (None, 'auto') and not (_is_number(smoothing) and smoothing < 1):
             raise InputError(f'SFR: smoothing={smoothing!r}; needed: a number in [0, 1), or None')
@@ -378,24 +376,6 @@ def stage_pairs(count: int, pairing: str) -> list[tuple[int, int]]:
     if pairing == 'adjacent':
         return [(shallow, shallow + 1) for shallow in range(last)]
     return [(i, j) for i in range(count) for j in range(i + 1, count)]
-
-
-def check_stages(student: Side, taps: list[Tap]) -> None:
-    """Stop if there is nothing to learn from, or if deeper maps are the larger ones."""
-    levels = levels_of(student, taps)
-    cure = "tap=['backbone.layer3', 'backbone.layer4'] names the stages, shallow to deep"
-    if len(levels) < 2:
-        raise InputError(
-            f'SFR: {student.owner} has a single stage at {taps[0].at!r}; needed: two or more. {cure}; '
-            'or let the backbone give several (out_indices)'
-        )
-    grids = [as_map(torch.empty(s, device='meta'), what).shape[-2:] for what, s in levels]
-    for (name, _), (deeper, _), grid, next_grid in zip(levels, levels[1:], grids, grids[1:]):
-        if any(after > before for before, after in zip(grid, next_grid)):
-            raise InputError(
-                f'SFR: stages are not ordered: {deeper} is {tuple(next_grid)}, larger than {name} '
-                f'before it, {tuple(grid)}; {cure}'
-            )
 
 
 def _is_number(value: Any, kind: Any = (int, float)) -> bool:

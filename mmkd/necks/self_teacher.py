@@ -106,9 +106,8 @@ def heads_of(config: Mapping[str, Any]) -> Any:
         if name in model._modules:
             del model._modules[name]
     model.extract_feat = _as_given
-    for part in model.children():
-        if hasattr(part, 'init_weights'):
-            part.init_weights()
+    model.init_cfg = None  # weights of the whole student
+    model.init_weights()
     return model
 
 
