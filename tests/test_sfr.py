@@ -361,7 +361,7 @@ def single_stage():
         ('classifier', dict(source='fpn'), 'is no detector with a neck'),
         ('classifier', dict(boxes=True), 'have no boxes; leave boxes out'),
         ('classifier', dict(tap=['backbone.layer4', 'backbone.layer2']), 'grow: [(4, 4), (16, 16)]'),
-        ('classifier', dict(tap='backbone.layer4'), "a single level [(4, 4)] of the student at 'backbone.layer4'"),
+        ('classifier', dict(tap='backbone.layer4'), "a single level [(4, 4)] of the student at 'backbone.l"),
         ('classifier', dict(windw=7), "unknown option 'windw'; nearest: 'window'"),
         ('retinanet', dict(source='fpn', pairing='all'), 'on a pyramid each level learns'),
         ('retinanet', dict(solver='exact'), "solver='exact' takes uniform marginals"),
