@@ -4,6 +4,8 @@ All variants are built first and then run in turn, round by round, so that drift
 meets them alike; the median over rounds is reported. Example:
 
     python benchmarks/speed/step_time.py --rounds 15 --out benchmarks/speed/results/step.json
+
+The multiply-adds of convolutions and linear layers in the forward are counted beside.
 """
 
 from __future__ import annotations
@@ -19,12 +21,24 @@ from typing import Any
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 import mmkd
 from mmkd.configs import load_config, model_config
+from mmkd.drive import task_of
+from mmkd.methods.base import find_method
 
-STUDENT = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
-TEACHER = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+STUDENTS = {
+    'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+    'resnet18': 'mmpretrain::resnet/resnet18_8xb32_in1k.py',
+    'resnet18_cifar': 'mmkd::cifar100/resnet18_cifar100.py',
+}
+TEACHERS = {
+    'retinanet': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    'resnet18': 'mmpretrain::resnet/resnet34_8xb32_in1k.py',
+}
+ON = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])
+"""What a method ramps up is measured as it is at the end of training."""
 VARIANTS: dict[str, dict[str, Any]] = {
     'student alone': {},
     'all weights zero': dict(methods=dict(pkd=dict(weight=0.0), kd=dict(weight=0.0))),
@@ -35,6 +49,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'fgd': dict(methods=dict(fgd={})),
     'dpk full': dict(methods=dict(dpk={})),
     'dpk light': dict(methods=dict(dpk=dict(size='light'))),
+    'sfr': dict(methods=dict(sfr=dict(feature=ON))),
+    'sfr, smoothed': dict(methods=dict(sfr=dict(feature=ON, smoothing_mode='constant'))),
+    'frskd': dict(methods=dict(frskd=dict(alpha=ON, beta=ON))),
     'kd (head runs too)': dict(methods=dict(kd={})),
     'pkd, teacher fused': dict(methods=dict(pkd={}), teacher=dict(fuse=True)),
     'pkd, teacher fused channels_last': dict(
@@ -46,17 +63,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(variant: dict[str, Any]) -> torch.nn.Module:
-    """The student, or a Distiller of it with an untrained teacher."""
-    if not variant:
-        model = model_config(load_config(STUDENT))
-    else:
-        options = dict(teacher=variant.get('teacher', {}))
-        cfg = mmkd.distill(STUDENT, variant['methods'], TEACHER, 'untrained', options)
-        model = cfg.model
-        model.student.backbone.init_cfg = None
-    model.get('backbone', {}).pop('init_cfg', None)
-    with DefaultScope.overwrite_default_scope('mmdet'):
+def build(student: str, variant: dict[str, Any]) -> nn.Module:
+    """The student, or a Distiller of it, with an untrained teacher where a method needs one."""
+    cfg = load_config(STUDENTS[student])
+    scope = cfg.default_scope
+    if variant:
+        methods = variant['methods']
+        needed = any(find_method(name).needs_teacher for name in methods)
+        teacher = (TEACHERS[student], 'untrained') if needed else (None, None)
+        options = dict(teacher=variant.get('teacher', {})) if needed else {}
+        cfg = mmkd.distill(STUDENTS[student], methods, *teacher, options)
+    model = cfg.model if variant else model_config(cfg)
+    for part in (model, model.get('student', {})):
+        part.get('backbone', {}).pop('init_cfg', None)
+    with DefaultScope.overwrite_default_scope(scope):
         built = MODELS.build(model)
     built.init_weights()
     if isinstance(built, mmkd.Distiller):
@@ -64,7 +84,19 @@ def build(variant: dict[str, Any]) -> torch.nn.Module:
     return built.train()
 
 
-def optimizers_of(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+def fake_batch(model: nn.Module, size: int, count: int) -> dict[str, Any]:
+    """Noise with five boxes in each image, or with a label."""
+    shapes = [[3, size, size]] * count
+    if task_of(model) == 'detection':
+        return demo_mm_inputs(count, shapes, num_items=[5] * count, num_classes=80)
+    from mmpretrain.structures import DataSample
+
+    images = [torch.randint(0, 256, shape, dtype=torch.uint8) for shape in shapes]
+    samples = [DataSample().set_gt_label(index % model.head.num_classes) for index in range(count)]
+    return dict(inputs=images, data_samples=samples)
+
+
+def optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
     """SGD for the student; as in training, AdamW for a method that asks for an optimiser of its own."""
     methods = model.distillation.methods.values() if isinstance(model, mmkd.Distiller) else []
     own = [list(method.parameters()) for method in methods if method.optimizer is not None]
@@ -74,9 +106,7 @@ def optimizers_of(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     return optimizers + [torch.optim.AdamW(parameters, lr=1e-4) for parameters in own]
 
 
-def step(
-    model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], batch: dict[str, Any]
-) -> float:
+def step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: dict[str, Any]) -> float:
     """Seconds of one step."""
     start = time.perf_counter()
     data = model.data_preprocessor(batch, True)
@@ -89,44 +119,71 @@ def step(
     return time.perf_counter() - start
 
 
-def measure(names: list[str], rounds: int, size: int, batch_size: int) -> dict[str, list[float]]:
-    """Times of every variant, one for each round."""
+def multiply_adds(model: nn.Module, batch: dict[str, Any]) -> int:
+    """Those of the convolutions and linear layers in one training forward."""
+    counts = []
+
+    def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        counts.append(output.numel() * module.weight[0].numel())
+
+    layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    model(**model.data_preprocessor(batch, True), mode='loss')
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def measure(
+    student: str, names: list[str], rounds: int, size: int, count: int
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Times of every variant, one for each round, and its multiply-adds."""
     runs = {}
     for name in names:
         torch.manual_seed(0)
-        model = build(VARIANTS[name])
+        model = build(student, VARIANTS[name])
         runs[name] = (model, optimizers_of(model))
-    shapes = [[3, size, size]] * batch_size
+    counted = {
+        name: multiply_adds(model, fake_batch(model, size, count))
+        for name, (model, _) in runs.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(rounds + 2):
         for name, (model, optimizers) in runs.items():
-            batch = demo_mm_inputs(batch_size, shapes, num_items=[5] * batch_size, num_classes=80)
-            seconds = step(model, optimizers, batch)
+            seconds = step(model, optimizers, fake_batch(model, size, count))
             if index >= 2:  # the first two rounds warm up
                 times[name].append(seconds)
-    return times
+    return times, counted
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--student', default='retinanet', choices=list(STUDENTS))
     parser.add_argument('--variants', nargs='+', default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--out', type=Path, help='a JSON file with all times')
     args = parser.parse_args()
-    times = measure(args.variants, args.rounds, args.size, args.batch_size)
+    times, counted = measure(args.student, args.variants, args.rounds, args.size, args.batch_size)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians[args.variants[0]]
-    print('| variant | s / step | ratio |\n|---|---|---|')
+    print('| variant | s / step | ratio | multiply-adds |\n|---|---|---|---|')
     for name, seconds in medians.items():
-        print(f'| {name} | {seconds:.3f} | {seconds / base:.2f} |')
+        share = counted[name] / counted[args.variants[0]]
+        print(f'| {name} | {seconds:.3f} | {seconds / base:.2f} | {share:.2f} |')
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         about = dict(
             torch=torch.__version__, threads=torch.get_num_threads(), machine=platform.machine()
         )
-        about.update(size=args.size, batch_size=args.batch_size, date=time.strftime('%Y-%m-%d'))
+        about.update(
+            student=args.student,
+            multiply_adds=counted,
+            size=args.size,
+            batch_size=args.batch_size,
+            date=time.strftime('%Y-%m-%d'),
+        )
         args.out.write_text(json.dumps(dict(about=about, seconds=times), indent=1))
 
 

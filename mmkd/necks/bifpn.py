@@ -69,7 +69,7 @@ class BiFPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The refined maps, activated, of the sizes of the given ones."""
-        refined = list(maps)
+        refined = [_laid_out(m) for m in maps]
         for layer in self.layers:
             refined = layer(refined)
         return tuple(refined)
@@ -111,7 +111,7 @@ class BiFPNLayer(nn.Module):
 
     def _descend(self, active: list[Tensor]) -> list[Tensor]:
         """``r P_i``, shallow to deep."""
-        laterals = [F.relu(lateral(m)) for lateral, m in zip(self.laterals, active)]
+        laterals = [lateral(m) for lateral, m in zip(self.laterals, active)]
         path = [laterals[-1]]
         for i in range(len(active) - 2, -1, -1):
             deeper = self.raisers[i](enlarge(path[0], active[i].shape[-2:]))
@@ -122,7 +122,7 @@ class BiFPNLayer(nn.Module):
         """``r T_i``, shallow to deep."""
         refined, last = [path[0]], len(active) - 1
         for i in range(1, last + 1):
-            own = F.relu(self.second_laterals[i - 1](active[i]))
+            own = self.second_laterals[i - 1](active[i])
             shallower = self.lowerers[i - 1](shrink(refined[-1], active[i].shape[-2:]))
             parts = (own, path[i], shallower) if i < last else (own, shallower)
             refined.append(F.relu(self.downs[i - 1](self.down_fusions[i - 1](*parts))))
@@ -145,8 +145,10 @@ class Fusion(nn.Module):
         """The weighted mean of as many maps as there are weights."""
         shares = F.relu(self.weights)
         shares = shares / (shares.sum() + EPSILON)
-        parts = [share * m for share, m in zip(shares, maps)]
-        return sum(parts[1:], parts[0])
+        total = shares[0] * maps[0]
+        for share, m in zip(shares[1:], maps[1:]):
+            total = torch.addcmul(total, m, share)
+        return total
 
 
 def pointwise(in_channels: int, channels: int) -> nn.Sequential:
@@ -156,7 +158,7 @@ def pointwise(in_channels: int, channels: int) -> nn.Sequential:
     ['Conv2d', 'BatchNorm2d', 'ReLU']
     """
     conv = nn.Conv2d(in_channels, channels, 1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU())
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def separable(channels: int, depth: int) -> nn.Sequential:
@@ -171,7 +173,7 @@ def separable(channels: int, depth: int) -> nn.Sequential:
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
             nn.Conv2d(channels, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers[:-1])
 
@@ -214,6 +216,13 @@ def _same_pool(feature: Tensor, strides: list[int]) -> Tensor:
     before = [int(stride == 1 or n % 2) for n, stride in zip(lengths, strides)]
     # a last window that is cut short is the same as one cell of padding behind
     return F.max_pool2d(feature, 3, strides, before, ceil_mode=True)
+
+
+def _laid_out(feature: Tensor) -> Tensor:
+    """Channels last on CPUs, where depthwise convolutions are several times faster with it."""
+    if feature.device.type != 'cpu':
+        return feature
+    return feature.contiguous(memory_format=torch.channels_last)
 
 
 def _between(in_channels: int, channels: int, project: bool) -> nn.Module:
