@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from .checkpoints import read_checkpoint
 from .configs import is_distiller, load_config, model_config
 from .distill import add_hook, distill
 from .errors import InputError
+from .hooks.resume_hook import ResumeHook
 from .ranks import leave_ranks, prepare_cpu_ranks
+from .storage import FULL, latest_checkpoint
 
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 """With this set, no ``torch.load`` of the process can execute code, whoever calls it."""
@@ -109,8 +112,19 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
 
 
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
-    """Train a config to its end."""
-    build_runner(cfg, trust_checkpoint).train()
+    """Train a config to its end; what is killed on the way can be resumed exactly."""
+    runner = build_runner(cfg, trust_checkpoint)
+    if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
+        runner.register_hook(ResumeHook())
+    try:
+        runner.train()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise InputError(
+            f'{cfg.work_dir}: no space left on the disk ({error}); checkpoints that are there are '
+            'whole: make room and go on with --resume'
+        ) from error
     leave_ranks()
 
 
@@ -151,11 +165,10 @@ def check_files(cfg: Config, parts: tuple[str, ...], trust_checkpoint: bool = Fa
         if loader is not None and cfg.get(f'{part}_cfg') is not None:
             for where, dataset in _datasets(loader['dataset'], f'{part}_dataloader.dataset'):
                 _check_dataset(where, dataset)
-    source = cfg.get('load_from')
-    if cfg.get('resume') and source is None and Path(cfg.work_dir, 'last_checkpoint').exists():
-        source = find_latest_checkpoint(cfg.work_dir)
-    if source is not None:
-        read_checkpoint(source, trust=trust_checkpoint)
+    if (source := cfg.get('load_from')) is not None:
+        content = read_checkpoint(source, trust=trust_checkpoint)
+        if cfg.get('resume'):
+            _take_seed(cfg, content)
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,9 +228,27 @@ def _default_work_dir(config: str | Path | Config, method: str | None) -> str:
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:
+    """Find the checkpoint to go on from."""
+    automatic = resume == 'auto' or (
+        resume is None and cfg.get('resume') and not cfg.get('load_from')
+    )
+    if automatic:
+        found = latest_checkpoint(cfg.work_dir)
+        if found is None:
+            print_log(f'resume: no checkpoint in {cfg.work_dir}; training starts', 'current')
+            cfg.resume = False
+            return
+        resume = str(found)
     if resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if resume == 'auto' else resume
+        cfg.resume, cfg.load_from = True, resume
+
+
+def _take_seed(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Resume with the checkpoint's seed where the config has none: samplers are built with it."""
+    randomness = dict(cfg.get('randomness') or {})
+    seed = (checkpoint.get('meta') or {}).get('seed')
+    if randomness.get('seed') is None and seed is not None:
+        cfg.randomness = {**randomness, 'seed': seed}
 
 
 def _set_amp(cfg: Config) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,18 @@ def gather_maps(maps: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[: size[0]] for part, size in zip(parts, sizes)])
+
+
+def gather_objects(value: Any, group: Any = None) -> list[Any]:
+    """What every rank has, by rank.
+
+    >>> gather_objects('own')
+    ['own']
+    """
+    found = [value] * world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, value, group=group)
+    return found
 
 
 def prepare_cpu_ranks(cfg: Config) -> None:

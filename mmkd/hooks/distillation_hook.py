@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,9 @@ KEY = 'method_optimizers'
 """Where a checkpoint keeps the states of the methods' optimisers."""
 STATES = 'method_states'
 """Where a checkpoint keeps what methods remember between iterations."""
+ORIGINS = {'init_cfg', 'pretrained', 'checkpoint'}
+MANIFEST = 'mmkd_manifest'
+"""Where a checkpoint keeps what it was trained with."""
 
 
 @HOOKS.register_module()
@@ -41,6 +45,7 @@ class DistillationHook(Hook):
     def __init__(self) -> None:
         self.optimizers: dict[str, Optimizer] = {}
         self._scale = 1.0
+        self._manifest: dict[str, str] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Build the optimisers once those of the Runner exist."""
@@ -48,6 +53,7 @@ class DistillationHook(Hook):
         if not methods or not hasattr(runner.optim_wrapper, 'optimizer'):
             return
         bare(runner).distillation.optimizers_installed = True
+        self._manifest = manifest(bare(runner), runner.cfg.get('model') or {})
         for name, method in methods.items():
             if method.optimizer is not None:
                 self._install(runner, name, method)
@@ -68,7 +74,9 @@ class DistillationHook(Hook):
                 step_unscaled(optimizer, self._scale)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Save the optimisers' states, and what methods remember."""
+        """Save the optimisers' states, what methods remember, and what all was trained with."""
+        if self._manifest:
+            checkpoint[MANIFEST] = self._manifest
         states = {name: method.training_state() for name, method in methods_of(runner).items()}
         if any(state is not None for state in states.values()):
             checkpoint[STATES] = states
@@ -77,8 +85,9 @@ class DistillationHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Resume the optimisers' states, and what methods remember."""
-        if not runner._resume:
+        if not runner._resume or not self._manifest:
             return
+        refuse_other_training(checkpoint.get(MANIFEST), self._manifest)
         for name, method in methods_of(runner).items():
             if (state := checkpoint.get(STATES, {}).get(name)) is not None:
                 method.resume_training(state)
@@ -127,6 +136,71 @@ def methods_of(runner: Runner) -> dict[str, Method]:
     """The methods of the Runner's model; none if it is no Distiller."""
     model = bare(runner)
     return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def manifest(model: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    """What a training is of: student and methods by option, teachers by a hash of their weights.
+
+    Where weights come from is left out: a checkpoint brings its own.
+    """
+    parts = {name: config.get(name) or {} for name in ('student', 'methods')}
+    options = {key: repr(value) for key, value in flat(parts).items()}
+    teachers = {
+        f'teacher {name!r} (weights)': hash_of(teacher.model)
+        for name, teacher in model.distillation.teachers.items()
+    }
+    return {k: v for k, v in options.items() if not ORIGINS & set(k.split('.'))} | teachers
+
+
+def flat(nest: Any, prefix: str = '') -> dict[str, Any]:
+    """A nest of dicts and lists by dotted key.
+
+    >>> flat({'pkd': {'weight': 1.0, 'tap': ['neck']}})
+    {'pkd.weight': 1.0, 'pkd.tap.0': 'neck'}
+    """
+    if isinstance(nest, Mapping):
+        items: Any = nest.items()
+    elif isinstance(nest, (list, tuple)):
+        items = enumerate(nest)
+    else:
+        return {prefix: nest}
+    found = {}
+    for key, value in items:
+        found.update(flat(value, f'{prefix}.{key}' if prefix else str(key)))
+    return found
+
+
+def hash_of(model: nn.Module) -> str:
+    """A hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def refuse_other_training(theirs: Mapping[str, str] | None, ours: Mapping[str, str]) -> None:
+    """Stop if a checkpoint is of another training than the config.
+
+    >>> refuse_other_training({'methods.pkd.weight': '1.0'}, {'methods.pkd.weight': '1.0'})
+    """
+    if theirs is None:
+        raise InputError(
+            'resume: the checkpoint is of a training without distillation; load_from=CHECKPOINT takes '
+            'its weights alone'
+        )
+    keys = [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
+    if keys:
+        shown = [
+            f'{k} is {theirs.get(k, "absent")} in the checkpoint and {ours.get(k, "absent")} in the '
+            'config'
+            for k in keys[:5]
+        ]
+        more = f' and {len(keys) - 5} more' if len(keys) > 5 else ''
+        raise InputError(
+            f'resume: the checkpoint is of another training: {"; ".join(shown)}{more}; take the config '
+            'that it is of, or load_from=CHECKPOINT for its weights alone'
+        )
 
 
 def in_iterations(config: Mapping[str, Any], total: int) -> dict[str, Any]:
