@@ -2,13 +2,14 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help setup demo test test-all lint
+.PHONY: help setup demo test test-all test-slurm lint
 
 help:
 	@echo 'make setup     virtual environment in $(VENV) (5 to 15 minutes the first time)'
 	@echo 'make demo      train a teacher, a student and the distilled student on drawn data'
 	@echo 'make test      the tests'
 	@echo 'make test-all  the tests, the slow ones too'
+	@echo 'make test-slurm  training under Slurm: a cluster of this machine, as root'
 	@echo 'make lint      ruff and mypy'
 
 setup:
@@ -18,10 +19,13 @@ demo: setup
 	$(PY) tools/demo.py
 
 test: setup
-	$(PY) -m pytest -q -m 'not slow'
+	$(PY) -m pytest -q -m 'not slow and not slurm'
 
 test-all: setup
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -m 'not slurm'
+
+test-slurm: setup
+	$(PY) -m pytest -q -m slurm tests/test_slurm.py
 
 lint: setup
 	$(VENV)/bin/ruff check .

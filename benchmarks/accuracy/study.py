@@ -48,7 +48,7 @@ CIFAR_DPK = [
 BCCD_DPK = ['dpk.optimizer.lr=1e-3']
 LAMBDAS = (0.05, 0.2, 0.5, 2.0)
 RATES = (0.05, 0.1, 0.2, 0.4)
-FRSKD_WEIGHTS = ((2.0, 100.0), (2.0, 10.0), (0.5, 100.0), (0.5, 10.0))
+FRSKD_WEIGHTS = ((2.0, 100.0), (2.0, 10.0))
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ SELF_ARMS = {
         'frskd': Arm('frskd'),
         'frskd, no features': Arm('frskd', ('frskd.feature=None',)),
         'frskd, no logits': Arm('frskd', ('frskd.alpha=0',)),
-        'sfr': Arm('sfr'),
+        'sfr': Arm('sfr', ('sfr.feature=0.05',)),
         'sfr, no features': Arm('sfr', ('sfr.feature=0',)),
-        'sfr, no smoothing': Arm('sfr', ('sfr.smoothing=0',)),
+        'sfr, no smoothing': Arm('sfr', ('sfr.feature=0.05', 'sfr.smoothing=0')),
     },
     'bccd': {
         'alone': Arm(),
