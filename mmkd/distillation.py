@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -72,7 +72,9 @@ class Distillation(nn.Module):
         weights = {name: method.weight(now) for name, method in self.methods.items()}
         active = {name: m for name, m in self.methods.items() if weights[name] > 0}
         if not active:
-            return task()
+            losses = dict(task())
+            refuse_nonfinite(losses)
+            return self._touched(losses, now, active)
         with capture(
             student,
             {tap.place for tap in self._student_taps(active)},
@@ -91,7 +93,7 @@ class Distillation(nn.Module):
                 teacher = answers.get(self._listens[name] or '')
                 step = Step(inputs, samples, now, features, teacher, own, rerun)
                 losses.update(self._terms(name, method(step), weights[name], features))
-        return losses
+        return self._touched(losses, now, active)
 
     def after_init(self, student: nn.Module) -> None:
         """Let the methods act on the student's fresh weights."""
@@ -151,6 +153,25 @@ class Distillation(nn.Module):
             }
             answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
         return answers
+
+    def _touched(self, losses: Losses, now: float, active: Collection[str]) -> Losses:
+        """The losses with the parameters that have no part in them yet, by zero.
+
+        Distributed training waits for the gradient of every parameter, and a parameter without a
+        gradient would be trained otherwise on one rank than on several.
+        """
+        idle = [
+            p.sum()
+            for name, method in self.methods.items()
+            for p in (method.idle_parameters(now) if name in active else method.parameters())
+            if p.requires_grad
+        ]
+        if idle:
+            name = next(name for name, value in losses.items() if 'loss' in name)
+            first, *rest = _tensors(losses[name])
+            first = first + 0.0 * torch.stack(idle).sum()
+            losses[name] = [first, *rest] if rest else first
+        return losses
 
     def _rerun(
         self, student: nn.Module, device: str

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 from .errors import InputError
 
@@ -34,6 +35,23 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / ranks
+
+
+def global_mean(rows: Tensor) -> Tensor:
+    """The mean of each row [N, M] over the columns of all ranks, with gradient: [N, 1].
+
+    Ranks may have different numbers of columns. A loss made of it is the same on every rank, and the
+    mean of the ranks' gradients, which distributed training takes, is that of one process.
+
+    >>> import torch
+    >>> global_mean(torch.tensor([[1.0, 3.0]]))
+    tensor([[2.]])
+    """
+    if world_size() == 1:
+        return rows.mean(1, keepdim=True)
+    count = rows.new_tensor(float(rows.shape[1]))
+    dist.all_reduce(count)
+    return all_reduce(rows.sum(1, keepdim=True)) / count
 
 
 def rank() -> int:

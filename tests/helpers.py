@@ -260,9 +260,11 @@ def freeze_statistics(model: nn.Module) -> nn.Module:
     return model
 
 
-def raw_batch(family: str, sizes: tuple[tuple[int, int], ...] = ((64, 64), (56, 48))) -> dict:
+def raw_batch(
+    family: str, sizes: tuple[tuple[int, int], ...] = ((64, 64), (56, 48)), seed: int = 1
+) -> dict:
     """What a data loader gives: uint8 images and samples with labels."""
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
     if family in ('classifier', 'segmentor'):
         sizes = (sizes[0],) * len(sizes)
     images = [torch.randint(0, 256, (3, *size), generator=rng, dtype=torch.uint8) for size in sizes]

@@ -10,6 +10,7 @@ import helpers as h
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
@@ -63,12 +64,49 @@ def distilled_gradients(
     log: dict[str, Any] = {}
     for _ in range(iterations):
         model.zero_grad()
-        batch = {k: v[mine] for k, v in h.raw_batch(family, ((96, 96),) * 4).items()}
-        for sample in batch['data_samples'] if family != 'classifier' else []:
-            # the same boxes everywhere: each rank has as many positives
-            boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0]])
-            sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
+        batch = {k: v[mine] for k, v in _global_batch(family, 0).items()}
         total, log = model.parse_losses(net(**model.data_preprocessor(batch, True), mode='loss'))
         total.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return {'log': {name: float(value) for name, value in log.items()}, 'gradients': gradients}
+
+
+def trained(rank: int, configs: dict[str, Any], family: str, iterations: int) -> dict[str, Any]:
+    """The student's weights after some iterations with each of several configs, as above."""
+    results = {}
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', iterations)
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope('mmkd'):
+            model = MODELS.build(config)
+        model.init_weights()
+        h.freeze_statistics(model)
+        net, mine = model, slice(None)
+        if dist.is_initialized():
+            net, mine = (
+                MMDistributedDataParallel(model, broadcast_buffers=False),
+                slice(rank, None, 2),
+            )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+        for iteration in range(iterations):
+            hub.update_info('iter', iteration)
+            batch = _global_batch(family, iteration)
+            batch = {k: v[mine] for k, v in batch.items()}
+            losses = net(**model.data_preprocessor(batch, True), mode='loss')
+            optimizer.zero_grad()
+            model.parse_losses(losses)[0].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+        state = model.state_dict().items()
+        results[name] = {k: v for k, v in state if v.is_floating_point()}
+    return results
+
+
+def _global_batch(family: str, iteration: int) -> dict[str, Any]:
+    """Four images; in detectors all with the same box, so that each rank has as many positives."""
+    batch = h.raw_batch(family, ((96, 96),) * 4, seed=iteration)
+    for sample in batch['data_samples'] if family != 'classifier' else []:
+        boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0]])
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
+    return batch

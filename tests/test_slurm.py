@@ -39,7 +39,7 @@ def project(cluster, shapes, tmp_path, monkeypatch):
     cfg = h.runner_config('classifier', 'unused', shapes)
     cfg.train_cfg.update(max_epochs=EPOCHS, val_interval=EPOCHS)
     cfg.train_dataloader.dataset.indices = 16
-    cfg.work_dir = None
+    cfg.work_dir, cfg.log_level = None, 'INFO'
     wide = h.classifier(16)
     wide.head.num_classes = cfg.model.head.num_classes
     for name, method in METHODS.items():

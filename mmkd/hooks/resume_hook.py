@@ -145,7 +145,8 @@ class ResumeHook(Hook):
             runner.work_dir, INTERRUPTED, meta=meta, backend_args=dict(backend=ATOMIC)
         )
         path = Path(runner.work_dir, INTERRUPTED)
-        if rank() == 0:
+        first = rank() == 0
+        if first:
             write_whole(path.with_name('last_checkpoint'), str(path).encode())
         if self._group is not None:
             dist.barrier(self._group)
@@ -156,7 +157,8 @@ class ResumeHook(Hook):
             logging.WARNING,
         )
         leave_ranks()
-        raise SystemExit(128 + number)
+        # one bad status is enough, and srun would kill the first rank at another's
+        raise SystemExit(128 + number if first else 0)
 
     # -- what is taken up -----------------------------------------------------------------------
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..ranks import global_mean
+
 EPSILON = 1e-6
 """A channel whose standard deviation is below this counts as constant."""
 
 
 def standardised(feature: Tensor) -> Tensor:
-    """Each channel with mean 0 and variance 1 over images and positions: [C, B H W]."""
+    """Each channel with mean 0 and variance 1 over images and positions of all ranks: [C, B H W]."""
     rows = feature.transpose(0, 1).flatten(1)
-    rows = rows - rows.mean(1, keepdim=True)
-    deviation = rows.square().mean(1, keepdim=True).sqrt()
+    rows = rows - global_mean(rows)
+    deviation = global_mean(rows.square()).sqrt()
     return rows / deviation.clamp_min(EPSILON)
 
 
@@ -24,4 +26,5 @@ def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
     >>> round(pearson_distance(x, 3 * x + 1).item(), 6), round(pearson_distance(x, -x).item(), 6)
     (0.0, 2.0)
     """
-    return (standardised(student) - standardised(teacher)).square().mean() / 2
+    squared = (standardised(student) - standardised(teacher)).square()
+    return global_mean(squared).mean() / 2

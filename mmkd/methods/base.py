@@ -123,6 +123,10 @@ class Method(nn.Module):
         """Whether a loss must give the student gradient, which is made sure once it has weight."""
         return True
 
+    def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
+        """Parameters that have no part in the losses yet, though the method has weight."""
+        return ()
+
     def training_state(self) -> Any:
         """What the method remembers between iterations and is no parameter or buffer; it is saved."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -138,6 +139,9 @@ class FRSKD(Method):
         if term == 'loss_ce':
             return not self.detach_input
         return term in ('loss_logits', f'loss_{self.feature}')
+
+    def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
+        return () if self.beta(progress) > 0 else self.adapters.parameters()
 
     def _map_taps(self, student: nn.Module, task: str) -> list[Tap]:
         if task == 'classification':
