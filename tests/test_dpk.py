@@ -227,35 +227,6 @@ def test_mask_and_ratio_go_on_after_a_resume():
         assert torch.equal(after[0][name], after[1][name]), name
 
 
-def test_a_resumed_run_ends_where_the_uninterrupted_ends(tmp_path, shapes):
-    def run(work_dir, epochs, resume=False):
-        cfg = h.runner_config('classifier', work_dir, shapes)
-        cfg.train_cfg.max_epochs = epochs
-        cfg.train_dataloader.batch_size = 3
-        cfg.train_dataloader.dataset.indices = 12
-        method = dpk(ratio='cka', tap=['backbone.layer2', 'backbone.layer3'])
-        method.update(optimizer=dict(type='AdamW', lr=1e-3), param_scheduler=[])
-        wide = h.classifier(16)
-        wide.head.num_classes = 6
-        cfg.model = dict(
-            type='mmkd.Distiller', student=cfg.model, methods=dict(dpk=method),
-            teacher=dict(config=wide, checkpoint='untrained'),
-        )  # fmt: skip
-        cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
-        cfg.resume = resume
-        torch.manual_seed(0)
-        runner = Runner.from_cfg(cfg)
-        runner.train()
-        return runner
-
-    straight = run(tmp_path / 'straight', 2)
-    run(tmp_path / 'cut', 1)
-    resumed = run(tmp_path / 'cut', 2, resume=True)
-    ours, other = (r.model.distillation.dpk.training_state() for r in (straight, resumed))
-    assert torch.equal(ours['rng'], other['rng'])
-    assert len(ours['ratio'][0][0]) == len(other['ratio'][0][0]) == 2
-
-
 def test_the_default_optimizer_is_adamw_with_warm_up_and_cosine(tmp_path, shapes):
     wide = h.classifier(16)
     wide.head.num_classes = 6
