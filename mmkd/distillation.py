@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .drive import Probe, Rois, box_tap, in_roi_head, observe, probe, roi_stage
 from .errors import InputError, nearest
 from .methods.base import Method, Side, Step
+from .ranks import on_any_rank
 from .schedules import progress
 from .taps import Features, Tap, capture
 from .teacher import Teacher
@@ -37,6 +38,8 @@ class Distillation(nn.Module):
         methods: by name; each is set up here, with dry runs of the networks.
         check_gradients: in the first iteration in which a loss term has weight, make sure that its
             gradient reaches the student.
+        skip_nonfinite: how many iterations may be left out because a loss was NaN or infinite, on any
+            rank; the next one stops training. Buffers of the student are put back.
     """
 
     def __init__(
@@ -46,10 +49,13 @@ class Distillation(nn.Module):
         teachers: Mapping[str, Teacher],
         methods: Mapping[str, Method],
         check_gradients: bool = True,
+        skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
         self.teachers = dict(teachers)
         self.check_gradients = check_gradients
+        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
+        self.skipping = False
         self.optimizers_installed = False
         self._reaching: set[str] = set()
         self._started = False
@@ -71,10 +77,7 @@ class Distillation(nn.Module):
         now = progress()
         weights = {name: method.weight(now) for name, method in self.methods.items()}
         active = {name: m for name, m in self.methods.items() if weights[name] > 0}
-        if not active:
-            losses = dict(task())
-            refuse_nonfinite(losses)
-            return self._touched(losses, now, active)
+        buffers = [(b, b.clone()) for b in student.buffers()] if self.skip_nonfinite else []
         with capture(
             student,
             {tap.place for tap in self._student_taps(active)},
@@ -82,8 +85,9 @@ class Distillation(nn.Module):
             owner=STUDENT,
         ) as features:
             losses = dict(task())
-        refuse_nonfinite(losses)
         self._start()
+        if not self._finite(losses):
+            return self._left_out(inputs, buffers)
         rerun = self._rerun(student, inputs.device.type)
         with torch.autocast(inputs.device.type, enabled=False):
             answers = self._ask(active, features, inputs, samples)
@@ -92,7 +96,10 @@ class Distillation(nn.Module):
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
                 step = Step(inputs, samples, now, features, teacher, own, rerun)
-                losses.update(self._terms(name, method(step), weights[name], features))
+                losses.update(self._terms(name, method(step), weights[name]))
+        if not self._finite(losses):
+            return self._left_out(inputs, buffers)
+        self._check_reaching(losses, active, features)
         return self._touched(losses, now, active)
 
     def after_init(self, student: nn.Module) -> None:
@@ -187,29 +194,66 @@ class Distillation(nn.Module):
 
         return rerun
 
-    def _terms(
-        self, name: str, terms: Mapping[str, Tensor], weight: float, features: Features
-    ) -> Losses:
-        named: Losses = {}
-        for term, value in terms.items():
-            trained = 'loss' in term
-            named[f'{name}/{term}'] = value * weight if trained else value.detach()
-        refuse_nonfinite(named)
-        if self.check_gradients and torch.is_grad_enabled():
-            must = self.methods[name].reaches_student
-            for term, value in named.items():
-                meant = 'loss' in term and must(term.removeprefix(f'{name}/'))
-                if meant and term not in self._reaching and has_weight(value):
-                    refuse_unreaching(term, value, features)
-                    self._reaching.add(term)
-        return named
+    def _terms(self, name: str, terms: Mapping[str, Tensor], weight: float) -> Losses:
+        return {
+            f'{name}/{term}': value * weight if 'loss' in term else value.detach()
+            for term, value in terms.items()
+        }
+
+    def _check_reaching(
+        self, losses: Losses, active: Mapping[str, Method], features: Features
+    ) -> None:
+        """Once for each term, as soon as it has weight."""
+        if not (self.check_gradients and torch.is_grad_enabled()):
+            return
+        for term, value in losses.items():
+            name, _, own = term.partition('/')
+            if name not in active or 'loss' not in own or term in self._reaching:
+                continue
+            if active[name].reaches_student(own) and has_weight(value):
+                refuse_unreaching(term, value, features)
+                self._reaching.add(term)
+
+    def _finite(self, losses: Losses) -> bool:
+        """Whether all losses are finite, on all ranks if an iteration may be left out; else a stop."""
+        problem: FloatingPointError | None = None
+        try:
+            refuse_nonfinite(losses)
+        except FloatingPointError as error:
+            if not self.skip_nonfinite:
+                raise
+            problem = error
+        if not self.skip_nonfinite or not on_any_rank(problem is not None):
+            return True
+        problem = problem or FloatingPointError('not finite: a loss of another rank')
+        self.skipped += 1
+        if self.skipped > self.skip_nonfinite:
+            raise FloatingPointError(
+                f'{problem} (skip_nonfinite={self.skip_nonfinite} are used up)'
+            )
+        print_log(f'iteration left out: {problem}', 'current', logging.WARNING)
+        return False
+
+    def _left_out(self, inputs: Tensor, buffers: list[tuple[Tensor, Tensor]]) -> Losses:
+        """A loss of 0 that trains nothing: the hook keeps the optimiser from stepping."""
+        self.skipping = True
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return {'loss_left_out': inputs.new_zeros((), requires_grad=True)}
 
     def _start(self) -> None:
-        """Once, when the first batch comes: what could not be known at construction."""
+        """When the first batch comes: what could not be known at construction."""
+        self.skipping = False
         if self._started:
             return
         self._started = True
         self._report_classes()
+        if self.skip_nonfinite and not self.optimizers_installed:
+            raise InputError(
+                f'skip_nonfinite={self.skip_nonfinite}: no hook leaves iterations out; add '
+                "custom_hooks=[dict(type='mmkd.DistillationHook')] to the config"
+            )
         waiting = [name for name, method in self.methods.items() if method.optimizer is not None]
         if waiting and not self.optimizers_installed:
             raise InputError(

@@ -75,6 +75,7 @@ def build_distiller(
     teacher: Mapping[str, Any] | None = None,
     data_preprocessor: Mapping[str, Any] | None = None,
     check_gradients: bool = True,
+    skip_nonfinite: int = 0,
 ) -> nn.Module:
     """Build a Distiller from its config.
 
@@ -84,6 +85,7 @@ def build_distiller(
         teacher: the options of one :class:`mmkd.Teacher`, or a dict of such options by name.
         data_preprocessor: what the Runner adds from the top level of a config; the student's.
         check_gradients: see :class:`Distillation`.
+        skip_nonfinite: likewise; by default the first loss that is not finite stops training.
     """
     config = ConfigDict(copy.deepcopy(dict(student)))
     if data_preprocessor is not None:
@@ -93,7 +95,7 @@ def build_distiller(
         teachers = build_teachers(teacher)
         built = {name: build_method(name, cfg) for name, cfg in _checked(methods).items()}
         _refuse_idle_teachers(teachers, built)
-        distillation = Distillation(model, config, teachers, built, check_gradients)
+        distillation = Distillation(model, config, teachers, built, check_gradients, skip_nonfinite)
     model.__class__ = distilled(type(model))  # type: ignore[arg-type]
     model.distillation = distillation
     return model

@@ -82,6 +82,20 @@ def gather_maps(maps: Tensor) -> Tensor:
     return torch.cat([part[: size[0]] for part, size in zip(parts, sizes)])
 
 
+def on_any_rank(true: bool) -> bool:
+    """Whether something is true on any rank.
+
+    >>> on_any_rank(False)
+    False
+    """
+    if world_size() == 1:
+        return true
+    device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+    flag = torch.tensor(float(true), device=device)
+    dist.all_reduce(flag)
+    return bool(flag > 0)
+
+
 def gather_objects(value: Any, group: Any = None) -> list[Any]:
     """What every rank has, by rank.
 

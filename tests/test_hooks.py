@@ -5,9 +5,11 @@ import copy
 import helpers as h
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from mmkd import InputError, Method, Tap
 from mmkd.hooks.distillation_hook import parameter_groups, release, step_unscaled
 
 ADAM = dict(type='AdamW', lr=0.004, betas=(0.9, 0.95), weight_decay=0.1)
@@ -189,3 +191,73 @@ def test_a_scaled_gradient_is_unscaled_and_an_overflow_skipped(grad, moved):
     step_unscaled(optimizer, scale=4.0)
     assert value.item() == (-2.0 if moved else 0.0)
     assert value.grad is None
+
+
+class Exploding(Method):
+    """A loss that is not finite in some iterations."""
+
+    needs_teacher = False
+
+    def __init__(self, at, **options):
+        super().__init__(**options)
+        self.at, self.seen = at, 0
+
+    def plan(self, student, teacher):
+        self.student_taps = [Tap('backbone.layer4')]
+
+    def forward(self, step):
+        self.seen += 1
+        loss = step.student[self.student_taps[0]][0].square().mean()
+        return {'loss': loss * float('nan') if self.seen - 1 in self.at else loss}
+
+
+class Weights(Hook):
+    """The student's state after each iteration."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+
+@pytest.fixture
+def exploding(tmp_path, shapes):
+    def build(at, skip):
+        cfg = config(tmp_path, shapes, {})
+        cfg.model = dict(
+            type='mmkd.Distiller', student=cfg.model.student, skip_nonfinite=skip,
+            methods=dict(boom=dict(type=Exploding, at=at)),
+        )  # fmt: skip
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(weights := Weights())
+        return runner, weights
+
+    return build
+
+
+def test_an_iteration_whose_loss_is_not_finite_is_left_out(exploding):
+    runner, weights = exploding([3, 5], 2)
+    runner.train()
+    assert runner.model.distillation.skipped == 2
+    for index, (before, after) in enumerate(zip(weights.seen, weights.seen[1:]), start=1):
+        same = [torch.equal(before[name], after[name]) for name in before]
+        assert all(same) if index in (3, 5) else not all(same)
+        assert all(v.isfinite().all() for v in after.values() if v.is_floating_point())
+
+
+def test_one_more_than_may_be_left_out_stops_and_names_the_term(exploding, tmp_path):
+    runner, weights = exploding([3, 5, 6], 2)
+    words = r'^not finite: boom/loss = nan \(skip_nonfinite=2 are used up\)$'
+    with pytest.raises(FloatingPointError, match=words):
+        runner.train()
+    assert len(weights.seen) == 6
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_6.pth')
+
+
+def test_leaving_out_needs_the_hook():
+    boom = dict(type=Exploding, at=[])
+    model = h.build(dict(type='mmkd.Distiller', student=h.classifier(), skip_nonfinite=1,
+                         methods=dict(boom=boom)))  # fmt: skip
+    with pytest.raises(InputError, match='skip_nonfinite=1: no hook leaves iterations out'):
+        h.losses_of(model, 'classifier')

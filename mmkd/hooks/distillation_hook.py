@@ -54,6 +54,8 @@ class DistillationHook(Hook):
             return
         bare(runner).distillation.optimizers_installed = True
         self._manifest = manifest(bare(runner), runner.cfg.get('model') or {})
+        if bare(runner).distillation.skip_nonfinite:
+            leave_out(runner.optim_wrapper, bare(runner).distillation)
         for name, method in methods.items():
             if method.optimizer is not None:
                 self._install(runner, name, method)
@@ -136,6 +138,17 @@ def methods_of(runner: Runner) -> dict[str, Method]:
     """The methods of the Runner's model; none if it is no Distiller."""
     model = bare(runner)
     return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def leave_out(wrapper: Any, distillation: Any) -> None:
+    """Keep an optimiser from stepping in iterations that are left out."""
+    update = wrapper.update_params
+
+    def update_params(*args: Any, **kwargs: Any) -> None:
+        if not distillation.skipping:
+            update(*args, **kwargs)
+
+    wrapper.update_params = update_params
 
 
 def manifest(model: Any, config: Mapping[str, Any]) -> dict[str, str]:
