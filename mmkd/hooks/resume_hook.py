@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -105,7 +106,7 @@ class ResumeHook(Hook):
         number = self._agreed()
         if number or any(saves_now(hook, runner) for hook in runner.hooks):
             self._gather(runner.iter)
-        if number:
+        if number and between_updates(runner):
             self._stop(runner, number)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -301,6 +302,12 @@ def saves_now(hook: Hook, runner: Runner) -> bool:
         return False
     every = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
     return every or (hook.save_last and hook.is_last_train_iter(runner))
+
+
+def between_updates(runner: Runner) -> bool:
+    """Whether no gradients are accumulated, which a checkpoint would lose."""
+    wrapper = runner.optim_wrapper
+    return isinstance(wrapper, OptimWrapperDict) or wrapper.should_update()
 
 
 def validation_due(runner: Runner) -> bool:
