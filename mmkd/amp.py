@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import custom_fwd
 
 from .registry import OPTIM_WRAPPERS
@@ -46,6 +46,22 @@ def keep_single_precision() -> None:
     from mmcv.ops.nms import NMSop
     from mmcv.ops.roi_align import RoIAlignFunction
 
-    for operator in (NMSop, RoIAlignFunction):
-        forward = custom_fwd(operator.forward, device_type='cpu', cast_inputs=torch.float32)
-        operator.forward = staticmethod(forward)
+    NMSop.forward = staticmethod(
+        custom_fwd(NMSop.forward, device_type='cpu', cast_inputs=torch.float32)
+    )
+    forward, backward = RoIAlignFunction.forward, RoIAlignFunction.backward
+
+    def single_forward(ctx: Any, features: Tensor, boxes: Tensor, *rest: Any) -> Tensor:
+        return forward(ctx, _single(features), _single(boxes), *rest).to(features.dtype)
+
+    def single_backward(ctx: Any, gradient: Tensor) -> Any:
+        return backward(ctx, _single(gradient))
+
+    RoIAlignFunction.forward = staticmethod(single_forward)
+    RoIAlignFunction.backward = staticmethod(single_backward)
+
+
+def _single(values: Tensor) -> Tensor:
+    """Single precision instead of bfloat16 on CPUs."""
+    lacking = values.device.type == 'cpu' and values.dtype == torch.bfloat16
+    return values.float() if lacking else values

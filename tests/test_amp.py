@@ -9,8 +9,8 @@ from mmkd.amp import CpuAmpOptimWrapper
 
 PAIRS = {
     'classifier': ['kd', 'dpk', 'frskd', 'sfr'],
-    'retinanet': ['pkd', 'fgd', 'frskd', 'sfr'],
-    'faster_rcnn': ['kd', 'dpk', 'frskd', 'sfr'],
+    'retinanet': ['pkd', 'fgd', 'sfr'],
+    'faster_rcnn': ['kd', 'frskd'],
 }
 OPTIONS = {
     'kd': dict(type='mmkd.KD'),

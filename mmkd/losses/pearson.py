@@ -14,8 +14,8 @@ def standardised(feature: Tensor) -> Tensor:
     """Each channel with mean 0 and variance 1 over images and positions of all ranks: [C, B H W]."""
     rows = feature.transpose(0, 1).flatten(1)
     rows = rows - global_mean(rows)
-    deviation = global_mean(rows.square()).sqrt()
-    return rows / deviation.clamp_min(EPSILON)
+    variance = global_mean(rows.square()).clamp_min(EPSILON**2)  # of 0 the root has no gradient
+    return rows / variance.sqrt()
 
 
 def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
