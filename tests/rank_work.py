@@ -53,14 +53,7 @@ def distilled_gradients(
 
     The global batch has four images; a rank takes every second one.
     """
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmkd'):
-        model = MODELS.build(config)
-    model.init_weights()
-    h.freeze_statistics(model)
-    net, mine = model, slice(None)
-    if dist.is_initialized():
-        net, mine = MMDistributedDataParallel(model, broadcast_buffers=False), slice(rank, None, 2)
+    model, net, mine = _built(rank, config)
     log: dict[str, Any] = {}
     for _ in range(iterations):
         model.zero_grad()
@@ -77,17 +70,7 @@ def trained(rank: int, configs: dict[str, Any], family: str, iterations: int) ->
     hub = MessageHub.get_current_instance()
     hub.update_info('max_iters', iterations)
     for name, config in configs.items():
-        torch.manual_seed(0)
-        with DefaultScope.overwrite_default_scope('mmkd'):
-            model = MODELS.build(config)
-        model.init_weights()
-        h.freeze_statistics(model)
-        net, mine = model, slice(None)
-        if dist.is_initialized():
-            net, mine = (
-                MMDistributedDataParallel(model, broadcast_buffers=False),
-                slice(rank, None, 2),
-            )
+        model, net, mine = _built(rank, config)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
         for iteration in range(iterations):
             hub.update_info('iter', iteration)
@@ -100,7 +83,25 @@ def trained(rank: int, configs: dict[str, Any], family: str, iterations: int) ->
             optimizer.step()
         state = model.state_dict().items()
         results[name] = {k: v for k, v in state if v.is_floating_point()}
+    hub.update_info('max_iters', 0)  # nothing runs any more
     return results
+
+
+def _built(rank: int, config: dict[str, Any]) -> tuple[Any, Any, slice]:
+    """A model, the same as it is run, and which images of the global batch are this rank's."""
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmkd'):
+        model = MODELS.build(config)
+    model.init_weights()
+    h.freeze_statistics(model)
+    if not dist.is_initialized():
+        return model, model, slice(None)
+    ranks = dist.get_world_size()
+    return (
+        model,
+        MMDistributedDataParallel(model, broadcast_buffers=False),
+        slice(rank, None, ranks),
+    )
 
 
 def _global_batch(family: str, iteration: int) -> dict[str, Any]:
