@@ -12,6 +12,7 @@ PAIRS = {
     'retinanet': ['pkd', 'fgd', 'sfr'],
     'faster_rcnn': ['kd', 'frskd'],
 }
+QUICK = [('classifier', 'sfr'), ('retinanet', 'pkd'), ('faster_rcnn', 'kd')]
 OPTIONS = {
     'kd': dict(type='mmkd.KD'),
     'pkd': dict(type='mmkd.PKD'),
@@ -49,7 +50,12 @@ def mean_loss(family, name, mixed):
 
 
 @pytest.mark.parametrize(
-    ('family', 'name'), [(family, name) for family, names in PAIRS.items() for name in names]
+    ('family', 'name'),
+    [
+        pytest.param(family, name, marks=() if (family, name) in QUICK else pytest.mark.slow)
+        for family, names in PAIRS.items()
+        for name in names
+    ],
 )
 def test_fifty_iterations_end_alike(family, name):
     single, mixed = (mean_loss(family, name, mixed) for mixed in (False, True))
