@@ -28,8 +28,9 @@ def cluster(tmp_path_factory):
     subprocess.run(['bash', script, 'up', folder], check=True)
     yield folder
     subprocess.run(['bash', script, 'down', folder], check=True)
-    daemons = subprocess.run(['pgrep', '-x', 'slurmctld|slurmd'], capture_output=True, check=False)
-    assert daemons.stdout == b''
+    for daemon in ('slurmctld', 'slurmd'):
+        left = subprocess.run(['pgrep', '-x', daemon], capture_output=True, check=False)
+        assert left.stdout == b'', daemon
 
 
 @pytest.fixture
