@@ -52,6 +52,8 @@ class Distillation(nn.Module):
         skip_nonfinite: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
+            raise InputError(f'skip_nonfinite={skip_nonfinite!r}; needed: a whole number from 0 on')
         self.teachers = dict(teachers)
         self.check_gradients = check_gradients
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
@@ -88,6 +90,7 @@ class Distillation(nn.Module):
         self._start()
         if not self._finite(losses):
             return self._left_out(inputs, buffers)
+        terms: Losses = {}
         rerun = self._rerun(student, inputs.device.type)
         with torch.autocast(inputs.device.type, enabled=False):
             answers = self._ask(active, features, inputs, samples)
@@ -96,11 +99,11 @@ class Distillation(nn.Module):
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
                 step = Step(inputs, samples, now, features, teacher, own, rerun)
-                losses.update(self._terms(name, method(step), weights[name]))
-        if not self._finite(losses):
+                terms.update(self._terms(name, method(step), weights[name]))
+        if terms and not self._finite(terms):
             return self._left_out(inputs, buffers)
-        self._check_reaching(losses, active, features)
-        return self._touched(losses, now, active)
+        self._check_reaching(terms, features)
+        return self._touched(losses | terms, now, active)
 
     def after_init(self, student: nn.Module) -> None:
         """Let the methods act on the student's fresh weights."""
@@ -200,17 +203,15 @@ class Distillation(nn.Module):
             for term, value in terms.items()
         }
 
-    def _check_reaching(
-        self, losses: Losses, active: Mapping[str, Method], features: Features
-    ) -> None:
+    def _check_reaching(self, terms: Losses, features: Features) -> None:
         """Once for each term, as soon as it has weight."""
         if not (self.check_gradients and torch.is_grad_enabled()):
             return
-        for term, value in losses.items():
+        for term, value in terms.items():
             name, _, own = term.partition('/')
-            if name not in active or 'loss' not in own or term in self._reaching:
+            if 'loss' not in own or term in self._reaching:
                 continue
-            if active[name].reaches_student(own) and has_weight(value):
+            if self.methods[name].reaches_student(own) and has_weight(value):
                 refuse_unreaching(term, value, features)
                 self._reaching.add(term)
 

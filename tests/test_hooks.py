@@ -255,6 +255,14 @@ def test_one_more_than_may_be_left_out_stops_and_names_the_term(exploding, tmp_p
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_6.pth')
 
 
+@pytest.mark.parametrize('skip', [-1, 1.5, 'two'])
+def test_a_wrong_number_to_leave_out_is_answered(skip):
+    boom = dict(type=Exploding, at=[])
+    with pytest.raises(InputError, match=r'skip_nonfinite=.*; needed: a whole number from 0 on'):
+        h.build(dict(type='mmkd.Distiller', student=h.classifier(), skip_nonfinite=skip,
+                     methods=dict(boom=boom)))  # fmt: skip
+
+
 def test_leaving_out_needs_the_hook():
     boom = dict(type=Exploding, at=[])
     model = h.build(dict(type='mmkd.Distiller', student=h.classifier(), skip_nonfinite=1,
