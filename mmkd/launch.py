@@ -125,14 +125,11 @@ def train(cfg: Config, trust_checkpoint: bool = False) -> None:
             f'{cfg.work_dir}: no space left on the disk ({error}); checkpoints that are there are '
             'whole: make room and go on with --resume'
         ) from error
-    leave_ranks()
 
 
 def evaluate(cfg: Config, trust_checkpoint: bool = False) -> dict[str, float]:
     """Evaluate a config's checkpoint; the metrics."""
-    metrics = build_runner(cfg, trust_checkpoint).test()
-    leave_ranks()
-    return metrics
+    return build_runner(cfg, trust_checkpoint).test()
 
 
 def plain_config(cfg: Config) -> Config:
@@ -209,13 +206,18 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def exit_on_input_error(main: Callable[[], Any]) -> None:
+def run_tool(main: Callable[[], Any]) -> None:
     """Run a tool; wrong input ends it with one message and exit status 2 instead of a traceback."""
+    status: Any = None
     try:
         main()
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        status = 2
+    except SystemExit as stop:
+        status = stop.code
+    leave_ranks()  # here, where nothing of the run is alive any more
+    sys.exit(status)
 
 
 # -- parts of a training config --------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Mapping
@@ -125,9 +126,14 @@ def prepare_cpu_ranks(cfg: Config) -> None:
 
 
 def leave_ranks() -> None:
-    """End the process group, whose threads would otherwise abort the interpreter at its exit."""
+    """End the process groups and their threads, which can abort the interpreter at its exit.
+
+    A group's threads live as long as anything refers to it: the Runner and its wrapper of the model,
+    which refer to each other.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()
 
 
 def rank_variables(launcher: str, environment: Mapping[str, str]) -> dict[str, str]:

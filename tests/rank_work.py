@@ -15,6 +15,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
+from mmkd.ranks import leave_ranks
 from mmkd.ratios import CKARatio
 
 
@@ -30,7 +31,7 @@ def _one(rank: int, work: Callable[..., Any], folder: str, ranks: int, arguments
         'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=ranks
     )
     torch.save(work(rank, *arguments), f'{folder}/{rank}.pt')
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 def read_in_turn(rank: int, student: torch.Tensor, teacher: torch.Tensor) -> list[Any]:

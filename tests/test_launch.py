@@ -142,8 +142,20 @@ def test_resuming_goes_on_where_the_run_stopped(project):
     assert (project / 'run/epoch_2.pth').exists()
 
 
-@pytest.mark.parametrize('launcher', ['pytorch'])
-def test_two_ranks_on_a_cpu(project, launcher):
+THREADS = """
+import atexit, os
+from pathlib import Path
+
+@atexit.register
+def note():
+    names = [p.read_text() for p in Path('/proc/self/task').glob('*/comm')]
+    Path(f'threads.{os.environ.get("RANK")}').write_text(''.join(names))
+"""
+
+
+def test_two_ranks_on_a_cpu_leave_no_thread_that_could_abort_their_exit(project):
+    with (project / 'ourproject/__init__.py').open('a') as package:
+        package.write(THREADS)
     port = str(20000 + os.getpid() % 20000)
     arguments = ['student.py', '--distill', 'pkd', '--teacher', 'teacher.py', '--teacher-checkpoint',
                  'teacher.pth', '--work-dir', 'ranks']  # fmt: skip
@@ -155,6 +167,8 @@ def test_two_ranks_on_a_cpu(project, launcher):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert (project / 'ranks/epoch_1.pth').exists()
+    left = [(project / f'threads.{rank}').read_text() for rank in range(2)]
+    assert [name for name in ''.join(left).split() if 'gloo' in name] == []
 
 
 # -- configs ---------------------------------------------------------------------------------------

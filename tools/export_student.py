@@ -3,7 +3,7 @@
 import argparse
 
 from mmkd.export import export_student
-from mmkd.launch import exit_on_input_error
+from mmkd.launch import run_tool
 
 
 def main() -> None:
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    exit_on_input_error(main)
+    run_tool(main)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from mmkd.configs import build_model, load_config, model_config
 from mmkd.drive import all_taps
-from mmkd.launch import exit_on_input_error
+from mmkd.launch import run_tool
 
 
 def main() -> None:
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    exit_on_input_error(main)
+    run_tool(main)

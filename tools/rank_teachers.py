@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from mmkd.launch import exit_on_input_error
+from mmkd.launch import run_tool
 from mmkd.rank_teachers import Ranking, rank_teachers
 
 
@@ -90,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    exit_on_input_error(main)
+    run_tool(main)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmkd.launch import add_common_arguments, evaluate, evaluation_config, exit_on_input_error
+from mmkd.launch import add_common_arguments, evaluate, evaluation_config, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    exit_on_input_error(main)
+    run_tool(main)

@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmkd.launch import add_common_arguments, exit_on_input_error, train, training_config
+from mmkd.launch import add_common_arguments, run_tool, train, training_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    exit_on_input_error(main)
+    run_tool(main)

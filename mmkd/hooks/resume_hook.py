@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from ..distiller import Distiller
 from ..errors import InputError
 from ..randomness import Numbered, State, override, random_state, set_random_state, start_worker
-from ..ranks import gather_objects, leave_ranks, rank, world_size
+from ..ranks import gather_objects, rank, world_size
 from ..registry import HOOKS
 from ..storage import ATOMIC, PART, write_whole
 from .distillation_hook import MANIFEST, bare
@@ -157,7 +157,6 @@ class ResumeHook(Hook):
             'current',
             logging.WARNING,
         )
-        leave_ranks()
         # one bad status is enough, and srun would kill the first rank at another's
         raise SystemExit(128 + number if first else 0)
 
