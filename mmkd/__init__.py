@@ -22,6 +22,7 @@ from .errors import InputError  # noqa: E402
 from .hooks import DistillationHook  # noqa: E402
 from .methods import AT, CWD, KD, PKD, FeatureMethod, FitNet, Method, Side, Step  # noqa: E402
 from .necks import Adapter  # noqa: E402
+from .sharding import FullyShard  # noqa: E402
 from .taps import Tap  # noqa: E402
 from .teacher import Teacher  # noqa: E402
 from .version import __version__  # noqa: E402
@@ -38,6 +39,7 @@ __all__ = [
     'Distiller',
     'FeatureMethod',
     'FitNet',
+    'FullyShard',
     'InputError',
     'Method',
     'Side',

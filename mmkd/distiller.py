@@ -109,7 +109,8 @@ def distilled(student: type[nn.Module]) -> type[nn.Module]:
 
 def student_class(model: Distiller) -> type[nn.Module]:
     """The student's own class."""
-    return type(model).__mro__[2]
+    bases = type(model).__mro__
+    return bases[bases.index(Distiller) + 1]
 
 
 def build_teachers(spec: Mapping[str, Any] | None) -> dict[str, Teacher]:

@@ -19,7 +19,7 @@ from .checkpoints import read_checkpoint
 from .configs import is_distiller, load_config, model_config
 from .distill import add_hook, distill
 from .errors import InputError
-from .hooks.resume_hook import ResumeHook
+from .hooks import ResumeHook, ShardingHook
 from .ranks import leave_ranks, prepare_cpu_ranks
 from .storage import FULL, latest_checkpoint
 
@@ -114,8 +114,9 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
     runner = build_runner(cfg, trust_checkpoint)
-    if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
-        runner.register_hook(ResumeHook())
+    for hook in (ResumeHook, ShardingHook):
+        if not any(isinstance(given, hook) for given in runner.hooks):
+            runner.register_hook(hook())
     try:
         runner.train()
     except OSError as error:

@@ -17,6 +17,8 @@ from torch.distributed.nn.functional import all_reduce
 
 from .errors import InputError
 
+DDP = 'MMDistributedDataParallel'
+
 
 def world_size() -> int:
     """How many ranks train together; 1 without distributed training."""
@@ -120,9 +122,10 @@ def prepare_cpu_ranks(cfg: Config) -> None:
         return
     os.environ.update(rank_variables(launcher, os.environ))
     dist.init_process_group('gloo')
-    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel'))
-    cfg.model_wrapper_cfg.setdefault('broadcast_buffers', False)
-    cfg.model_wrapper_cfg.device_ids = None
+    cfg.setdefault('model_wrapper_cfg', dict(type=DDP))
+    if cfg.model_wrapper_cfg.setdefault('type', DDP) == DDP:
+        cfg.model_wrapper_cfg.setdefault('broadcast_buffers', False)
+        cfg.model_wrapper_cfg.device_ids = None
 
 
 def leave_ranks() -> None:

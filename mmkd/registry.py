@@ -14,6 +14,11 @@ MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=['mmkd'])
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd'])
 """What happens around training."""
 
+MODEL_WRAPPERS = Registry(
+    'model_wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd']
+)
+"""How a model is spread over ranks."""
+
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd']
 )

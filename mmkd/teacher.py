@@ -63,7 +63,7 @@ class Teacher(nn.Module):
         super().__init__()
         refuse_other('teacher: precision', precision, PRECISIONS)
         refuse_other('teacher: inputs', inputs, ('own', 'student'))
-        self.name = name
+        self.name, self.compiled = name, compile
         self.precision, self.channels_last, self.inputs = precision, channels_last, inputs
         self.classes: tuple[str, ...] | None = None
         self.repaint: Repaint | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
+from mmkd.launch import train, training_config
 from mmkd.ranks import leave_ranks
 from mmkd.ratios import CKARatio
 
@@ -112,3 +114,10 @@ def _global_batch(family: str, iteration: int) -> dict[str, Any]:
         boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0]])
         sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
     return batch
+
+
+def run_on_rank(rank: int, runs: list[tuple[Any, str, str | None]]) -> None:
+    """What ``tools/train.py`` does on this rank, for several configs with work dir and resume."""
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(dist.get_world_size()))
+    for cfg, work_dir, resume in runs:
+        train(training_config(cfg, work_dir=work_dir, resume=resume, launcher='pytorch'))

@@ -2,5 +2,6 @@
 
 from .distillation_hook import DistillationHook
 from .resume_hook import ResumeHook
+from .sharding_hook import ShardingHook
 
-__all__ = ['DistillationHook', 'ResumeHook']
+__all__ = ['DistillationHook', 'ResumeHook', 'ShardingHook']
