@@ -140,6 +140,7 @@ def _not_yet(*_: Any, **__: Any) -> None:
 
 
 def _fully_shard(root: nn.Module, model: nn.Module, options: Sharding) -> None:
+    """Shard a model's blocks, and with the root what is in none of them."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -147,7 +148,8 @@ def _fully_shard(root: nn.Module, model: nn.Module, options: Sharding) -> None:
     mesh: Any = init_device_mesh(device, (world_size(),))
     for block in blocks(model, options.smallest):
         fully_shard(block, mesh=mesh, reshard_after_forward=options.reshard_after_forward)
-    fully_shard(root, mesh=mesh)
+    # only a frozen root gives its weights back after the forward: a backward would need them at once
+    fully_shard(root, mesh=mesh, reshard_after_forward=None if root is model else True)
 
 
 def blocks(model: nn.Module, smallest: int) -> list[nn.Module]:

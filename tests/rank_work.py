@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import helpers as h
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
+from mmkd.hooks.distillation_hook import bare
 from mmkd.launch import train, training_config
 from mmkd.ranks import leave_ranks
 from mmkd.ratios import CKARatio
@@ -116,8 +119,30 @@ def _global_batch(family: str, iteration: int) -> dict[str, Any]:
     return batch
 
 
-def run_on_rank(rank: int, runs: list[tuple[Any, str, str | None]]) -> None:
+@HOOKS.register_module()
+class Holdings(Hook):
+    """Notes how many bytes of each part this rank holds at the end."""
+
+    found: ClassVar[list[dict[str, int]]] = []
+
+    def after_train(self, runner: Runner) -> None:
+        model = bare(runner)
+        states = runner.optim_wrapper.optimizer.state.values()
+        tensors = {
+            'student': list(model.parameters()),
+            'teacher': [p for t in model.distillation.teachers.values() for p in t.parameters()],
+            'optimizer': [v for state in states for k, v in state.items() if k != 'step'],
+        }
+        held = {
+            k: sum(getattr(v, '_local_tensor', v).nbytes for v in vs) for k, vs in tensors.items()
+        }
+        self.found.append(held)
+
+
+def run_on_rank(rank: int, runs: list[tuple[Any, str, str | None]]) -> list[dict[str, int]]:
     """What ``tools/train.py`` does on this rank, for several configs with work dir and resume."""
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(dist.get_world_size()))
     for cfg, work_dir, resume in runs:
+        cfg.custom_hooks.append(dict(type='Holdings'))
         train(training_config(cfg, work_dir=work_dir, resume=resume, launcher='pytorch'))
+    return Holdings.found

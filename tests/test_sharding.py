@@ -15,10 +15,11 @@ from mmkd.sharding import FullyShard
 METHODS = {
     'dpk': dict(type='mmkd.DPK', size='light', inject=[1], optimizer=dict(type='AdamW', lr=1e-3)),
     'kd': dict(type='mmkd.KD'),
-    'frskd': dict(type='mmkd.FRSKD'),
+    'frskd': dict(type='mmkd.FRSKD', rotations=True),
     'sfr': dict(type='mmkd.SFR'),
 }
 STAGES = ['backbone.layer2', 'backbone.layer3']
+DDP = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
 SHARD = dict(type='mmkd.FullyShard', smallest=1000)
 
 
@@ -45,17 +46,109 @@ def config(shapes, family, methods, **changes):
     return cfg
 
 
-CASES = {
+FAMILIES = {
     'classifier': ('classifier', ['dpk', 'kd', 'sfr']),
     'frskd': ('classifier', ['frskd']),
     'retinanet': ('retinanet', ['dpk', 'kd']),
-    'fcos': ('fcos', ['sfr']),
-    'faster_rcnn': ('faster_rcnn', ['kd', 'frskd']),
+    'faster_rcnn': ('faster_rcnn', ['kd', 'sfr']),
 }
+SAVED = ('state_dict', 'ema_state_dict', 'optimizer', 'method_optimizers')
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('teacher', ['whole', 'shard'])
-def test_shards_train_as_whole_weights_do(case, teacher, shapes, tmp_path):
-    family, methods = CASES[case]
-    ...
+def saved(path):
+    checkpoint = read_checkpoint(path)
+    return flat_tensors({name: checkpoint[name] for name in SAVED if name in checkpoint})
+
+
+def flat_tensors(nest, prefix=''):
+    if isinstance(nest, torch.Tensor):
+        return {prefix: nest}
+    items = (
+        nest.items()
+        if isinstance(nest, dict)
+        else enumerate(nest)
+        if isinstance(nest, list)
+        else ()
+    )
+    return {k: v for key, value in items for k, v in flat_tensors(value, f'{prefix}.{key}').items()}
+
+
+def same(ours, theirs, tolerance=0.0):
+    assert ours.keys() == theirs.keys()
+    assert [
+        k for k in ours if ours[k].shape != theirs[k].shape or ours[k].dtype != theirs[k].dtype
+    ] == []
+    far = {
+        k: float((ours[k].double() - v.double()).abs().max())
+        for k, v in theirs.items()
+        if v.numel()
+    }
+    assert {k: error for k, error in far.items() if not error <= tolerance} == {}
+
+
+def test_shards_train_save_and_resume_as_whole_weights_do(shapes, tmp_path):
+    cfg, ddp = (config(shapes, 'fcos', ['dpk', 'kd']) for _ in range(2))
+    cfg.model_wrapper_cfg, ddp.model_wrapper_cfg = dict(SHARD, teacher='shard'), DDP
+    straight = str(tmp_path / 'shard/epoch_1.pth')
+    ranks = on_ranks(
+        run_on_rank, tmp_path,
+        [(ddp, str(tmp_path / 'ddp'), None), (cfg, str(tmp_path / 'shard'), None),
+         (cfg, str(tmp_path / 'again'), straight), (ddp, str(tmp_path / 'whole'), straight)],
+    )  # fmt: skip
+    end = saved(tmp_path / 'shard/epoch_2.pth')
+    same(saved(tmp_path / 'shard/epoch_1.pth'), saved(tmp_path / 'ddp/epoch_1.pth'), 2e-5)
+    same(end, saved(tmp_path / 'ddp/epoch_2.pth'), 5e-5)
+    same(end, saved(tmp_path / 'again/epoch_2.pth'))
+    same(end, saved(tmp_path / 'whole/epoch_2.pth'), 5e-5)
+    for part in ('student', 'teacher', 'optimizer'):
+        whole, shares = ranks[0][0][part], [rank[1][part] for rank in ranks]
+        assert sum(shares) == whole == ranks[1][0][part]
+        assert max(shares) <= 0.53 * whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', FAMILIES)
+def test_families_and_methods_train_in_shards(family, shapes, tmp_path):
+    runs = []
+    for name, wrapper in {
+        'ddp': DDP,
+        'whole': SHARD,
+        'shard': dict(SHARD, teacher='shard'),
+    }.items():
+        cfg = config(shapes, *FAMILIES[family])
+        cfg.model_wrapper_cfg = wrapper
+        runs.append((cfg, str(tmp_path / name), None))
+    on_ranks(run_on_rank, tmp_path, runs)
+    expected = saved(tmp_path / 'ddp/epoch_2.pth')
+    for name in ('whole', 'shard'):
+        same(saved(tmp_path / name / 'epoch_2.pth'), expected, 5e-5)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(teacher='shared'), r"model_wrapper_cfg.teacher='shared'; nearest: 'shard'"),
+        (dict(smallest=0), 'model_wrapper_cfg.smallest=0; needed: a whole number of parameters'),
+        (dict(smallest=1e6), 'model_wrapper_cfg.smallest=1000000.0; needed: a whole number'),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_answered(options, words):
+    with pytest.raises(InputError, match=words):
+        FullyShard(nn.Linear(1, 1), **options)
+
+
+def test_without_its_hook_nothing_is_trained():
+    model = FullyShard(h.build_model(h.classifier()))
+    with pytest.raises(InputError, match='needs the hook that shards'):
+        model.train_step({}, None)
+
+
+def test_a_compiled_teacher_is_not_sharded():
+    model = h.distiller(h.classifier(), h.classifier(), kd=METHODS['kd'])
+    model.distillation.teachers['teacher'].compiled = True
+    assert FullyShard(model, teacher='whole') is model
+    with pytest.raises(InputError, match=r'teacher=shard: teacher .teacher. is compiled'):
+        FullyShard(model, teacher='shard')
