@@ -77,6 +77,7 @@ def training_config(
         _set_auto_scale_lr(cfg)
     if trust_checkpoint:
         _trust_teachers(cfg)
+    _refuse_other_engines(cfg)
     check_files(cfg, ('train', 'val'), trust_checkpoint)
     return cfg
 
@@ -114,7 +115,7 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
     runner = build_runner(cfg, trust_checkpoint)
-    for hook in (ResumeHook, ShardingHook):
+    for hook in (ResumeHook, ShardingHook) if isinstance(runner, Runner) else ():
         if not any(isinstance(given, hook) for given in runner.hooks):
             runner.register_hook(hook())
     try:
@@ -228,6 +229,21 @@ def _default_work_dir(config: str | Path | Config, method: str | None) -> str:
     name = config.filename if isinstance(config, Config) else str(config)
     stem = Path(str(name or 'config').split('::')[-1]).stem
     return str(Path('work_dirs', stem if method is None else f'{stem}_{method}'))
+
+
+def _refuse_other_engines(cfg: Config) -> None:
+    """mmengine's FSDP clips gradients by the norm of each rank's shard, and saves nothing of the methods."""
+    wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
+    found = {'runner_type': cfg.get('runner_type'), 'model_wrapper_cfg.type': wrapper}
+    for option, refused in (
+        ('runner_type', 'FlexibleRunner'),
+        ('model_wrapper_cfg.type', 'MMFullyShardedDataParallel'),
+    ):
+        if is_distiller(cfg.model) and found[option] == refused:
+            raise InputError(
+                f"{option}={refused}: distillation runs on mmengine's Runner; leave {option} out, and to "
+                "shard weights over ranks set model_wrapper_cfg=dict(type='mmkd.FullyShard')"
+            )
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:

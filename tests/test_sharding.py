@@ -1,6 +1,7 @@
 """Weights spread over ranks train as whole ones do, and are whole in checkpoints."""
 
 import copy
+from types import SimpleNamespace
 
 import helpers as h
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 
 from mmkd.checkpoints import read_checkpoint
 from mmkd.errors import InputError
+from mmkd.hooks import sharding_hook
+from mmkd.launch import training_config
 from mmkd.sharding import FullyShard
 
 METHODS = {
@@ -152,3 +155,25 @@ def test_a_compiled_teacher_is_not_sharded():
     assert FullyShard(model, teacher='whole') is model
     with pytest.raises(InputError, match=r'teacher=shard: teacher .teacher. is compiled'):
         FullyShard(model, teacher='shard')
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        ('runner_type', 'FlexibleRunner'),
+        ('model_wrapper_cfg.type', 'MMFullyShardedDataParallel'),
+    ],
+)
+def test_mmengines_own_sharding_is_answered(option, value, shapes):
+    cfg = config(shapes, 'retinanet', ['kd'], **{option: value})
+    with pytest.raises(InputError, match=f'{option}={value}: .* set model_wrapper_cfg=dict'):
+        training_config(cfg)
+
+
+def test_ranks_must_validate_as_many_batches(monkeypatch):
+    runner = SimpleNamespace(val_loop='there', val_dataloader=[1, 2])
+    monkeypatch.setattr(sharding_hook, 'gather_objects', lambda own: [own, own])
+    sharding_hook.refuse_uneven_validation(runner)
+    monkeypatch.setattr(sharding_hook, 'gather_objects', lambda own: [own, 1])
+    with pytest.raises(InputError, match=r'val_dataloader: the ranks have \[2, 1\] batches'):
+        sharding_hook.refuse_uneven_validation(runner)
