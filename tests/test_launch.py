@@ -1,6 +1,7 @@
 """The tools as a user starts them, and every wrong input answered before the first iteration."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from mmengine.utils import get_installed_path
 
 from mmkd import InputError
+from mmkd.checkpoints import read_checkpoint
 from mmkd.configs import build_model
 from mmkd.launch import check_files, evaluation_config, nested, plain_config, training_config
 from mmkd.ranks import rank_variables
@@ -153,22 +155,55 @@ def note():
 """
 
 
-def test_two_ranks_on_a_cpu_leave_no_thread_that_could_abort_their_exit(project):
+def started(script, *args, cwd, **environment):
+    """A script of ours for several ranks, started as a user does."""
+    port = 20000 + os.getpid() % 20000
+    return subprocess.Popen(
+        ['bash', str(ROOT / 'tools' / script), *map(str, args)],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, 'PYTHONPATH': str(cwd), 'PORT': str(port), 'OMP_NUM_THREADS': '1',
+             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', **environment},
+    )  # fmt: skip
+
+
+def finished(process):
+    out, _ = process.communicate()
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+DISTILLED = ['--distill', 'pkd', '--teacher', 'teacher.py', '--teacher-checkpoint', 'teacher.pth']
+
+
+def precision(log):
+    return re.search(r'coco/bbox_mAP: (\S+)', log)[1]
+
+
+def test_two_ranks_train_and_test_and_leave_no_thread_that_could_abort_their_exit(project):
     with (project / 'ourproject/__init__.py').open('a') as package:
         package.write(THREADS)
-    port = str(20000 + os.getpid() % 20000)
-    arguments = ['student.py', '--distill', 'pkd', '--teacher', 'teacher.py', '--teacher-checkpoint',
-                 'teacher.pth', '--work-dir', 'ranks']  # fmt: skip
-    result = subprocess.run(
-        ['bash', str(ROOT / 'tools/dist_train.sh'), arguments[0], '2', *arguments[1:]],
-        cwd=project, capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': str(project), 'PORT': port, 'OMP_NUM_THREADS': '1',
-             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert (project / 'ranks/epoch_1.pth').exists()
+    arguments = ['student.py', 2, *DISTILLED, '--work-dir', 'ranks']
+    finished(started('dist_train.sh', *arguments, cwd=project))
     left = [(project / f'threads.{rank}').read_text() for rank in range(2)]
     assert [name for name in ''.join(left).split() if 'gloo' in name] == []
+    arguments = ['student.py', 'ranks/epoch_1.pth']
+    alone = tool('test.py', *arguments, cwd=project)
+    ranks = finished(started('dist_test.sh', *arguments, 2, cwd=project))
+    assert precision(ranks) == precision(alone.stdout + alone.stderr)
+
+
+@pytest.mark.slow
+def test_the_line_for_several_machines(project):
+    arguments = ['student.py', 1, *DISTILLED]
+    machines = [
+        started('dist_train.sh', *arguments, '--work-dir', f'machine{m}', cwd=project,
+                NNODES='2', MASTER_ADDR='127.0.0.1')
+        for m in range(2)
+    ]  # fmt: skip
+    for machine in machines:
+        finished(machine)
+    (checkpoint,) = project.glob('machine?/epoch_1.pth')  # rank 0's alone
+    assert len(read_checkpoint(checkpoint)['mmkd_resume']['ranks']) == 2
 
 
 # -- configs ---------------------------------------------------------------------------------------
