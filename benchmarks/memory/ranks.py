@@ -41,6 +41,15 @@ def mebibytes(tensors: Iterable[torch.Tensor]) -> float:
     return round(sum(getattr(t, '_local_tensor', t).nbytes for t in tensors) / MIB, 1)
 
 
+def alive() -> float:
+    """All tensors of the process, each storage once."""
+    gc.collect()
+    tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor)]
+    locals_ = [getattr(t, '_local_tensor', t) for t in tensors]
+    storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in locals_)}
+    return round(sum(storages.values()) / MIB, 1)
+
+
 def resident(entry: str) -> float:
     """Memory of the process: ``VmRSS`` now, ``VmHWM`` at most."""
     lines = Path('/proc/self/status').read_text().splitlines()
@@ -89,6 +98,7 @@ def work(rank: int, variant: str, folder: str) -> None:
         'gradients': mebibytes(p.grad for p in model.parameters() if p.grad is not None),
         'optimizer': mebibytes(states),
         'teacher': mebibytes(p for t in teachers for p in t.parameters()),
+        'all tensors': alive(),
         'process between steps': resident('VmRSS'),
         'process at most': resident('VmHWM'),
     }
