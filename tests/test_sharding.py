@@ -49,11 +49,11 @@ def config(shapes, family, methods, **changes):
     return cfg
 
 
-FAMILIES = {
-    'classifier': ('classifier', ['dpk', 'kd', 'sfr']),
-    'frskd': ('classifier', ['frskd']),
-    'retinanet': ('retinanet', ['dpk', 'kd']),
-    'faster_rcnn': ('faster_rcnn', ['kd', 'sfr']),
+CASES = {
+    'classifier': ('classifier', ['dpk', 'kd', 'sfr'], {}),
+    'frskd': ('classifier', ['frskd'], {}),
+    'retinanet': ('retinanet', ['dpk', 'kd'], {'optim_wrapper.accumulative_counts': 2}),
+    'faster_rcnn': ('faster_rcnn', ['kd', 'sfr'], {}),
 }
 SAVED = ('state_dict', 'ema_state_dict', 'optimizer', 'method_optimizers')
 
@@ -110,15 +110,16 @@ def test_shards_train_save_and_resume_as_whole_weights_do(shapes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('family', FAMILIES)
-def test_families_and_methods_train_in_shards(family, shapes, tmp_path):
+@pytest.mark.parametrize('case', CASES)
+def test_families_and_methods_train_in_shards(case, shapes, tmp_path):
     runs = []
     for name, wrapper in {
         'ddp': DDP,
         'whole': SHARD,
         'shard': dict(SHARD, teacher='shard'),
     }.items():
-        cfg = config(shapes, *FAMILIES[family])
+        family, methods, changes = CASES[case]
+        cfg = config(shapes, family, methods, **changes)
         cfg.model_wrapper_cfg = wrapper
         runs.append((cfg, str(tmp_path / name), None))
     on_ranks(run_on_rank, tmp_path, runs)
