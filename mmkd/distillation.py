@@ -348,12 +348,12 @@ def refuse_nonfinite(losses: Mapping[str, Any]) -> None:
 
 
 def has_weight(term: Tensor) -> bool:
-    """Whether a term counts yet: a method that ramps one of its terms gives a constant 0 before.
+    """Whether a term counts yet: not before its ramp, nor where a rank's images hold none of its objects.
 
     >>> has_weight(torch.zeros(())), has_weight(torch.ones(()))
     (False, True)
     """
-    return term.requires_grad or bool(term.any())
+    return bool(term.any())
 
 
 def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:

@@ -25,6 +25,7 @@ from .configs import build_model
 from .distillation import Distillation
 from .errors import InputError, refuse_unknown
 from .methods.base import build_method
+from .ranks import refuse_cpu_sync_bn
 from .registry import MODELS
 from .teacher import Teacher
 
@@ -91,6 +92,7 @@ def build_distiller(
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)
     model = build_model(config)
+    refuse_cpu_sync_bn(model)
     with untouched_randomness():
         teachers = build_teachers(teacher)
         built = {name: build_method(name, cfg) for name, cfg in _checked(methods).items()}

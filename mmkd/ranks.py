@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.config import Config
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from .errors import InputError
@@ -38,6 +38,18 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / ranks
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """The mean over ranks of what each has counted, at least 1 over all of them.
+
+    A rank's sum divided by it is a loss whose mean over the ranks is that of one process.
+
+    >>> import torch
+    >>> mean_count(torch.tensor(0.0)), mean_count(torch.tensor(8.0))
+    (tensor(1.), tensor(8.))
+    """
+    return mean_over_ranks(count).clamp_min(1.0 / world_size())
 
 
 def global_mean(rows: Tensor) -> Tensor:
@@ -111,6 +123,21 @@ def gather_objects(value: Any, group: Any = None) -> list[Any]:
     return found
 
 
+def refuse_cpu_sync_bn(student: nn.Module) -> None:
+    """Stop on CPU ranks if BatchNorms are to be synchronised, which torch and mmcv do on GPUs only."""
+    if torch.cuda.is_available() or not (dist.is_available() and dist.is_initialized()):
+        return
+    places = [n for n, m in student.named_modules() if type(m).__name__ == 'SyncBatchNorm']
+    if places:
+        module = student.get_submodule(places[0])
+        kind = 'SyncBN' if isinstance(module, nn.SyncBatchNorm) else 'MMSyncBN'
+        raise InputError(
+            f'norm_cfg=dict(type={kind!r}): {places[0]} of the student and {len(places) - 1} more; on '
+            "CPU ranks nothing synchronises them: take type='BN', frozen (the backbone's "
+            "norm_eval=True) or each rank's own, or type='GN', or train without a launcher"
+        )
+
+
 def prepare_cpu_ranks(cfg: Config) -> None:
     """On machines without an accelerator, start gloo before the Runner, which knows only GPUs.
 
@@ -120,6 +147,11 @@ def prepare_cpu_ranks(cfg: Config) -> None:
     launcher = cfg.get('launcher', 'none')
     if launcher == 'none' or torch.cuda.is_available() or dist.is_initialized():
         return
+    if cfg.get('sync_bn'):
+        raise InputError(
+            f'sync_bn={cfg.sync_bn!r}: on CPU ranks nothing synchronises BatchNorms; leave it out, and '
+            "freeze them (the backbone's norm_eval=True) if all ranks shall see the same statistics"
+        )
     os.environ.update(rank_variables(launcher, os.environ))
     dist.init_process_group('gloo')
     cfg.setdefault('model_wrapper_cfg', dict(type=DDP))

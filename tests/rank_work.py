@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
+from mmkd.errors import InputError
+from mmkd.hooks import DistillationHook
 from mmkd.hooks.distillation_hook import bare
 from mmkd.launch import train, training_config
 from mmkd.ranks import leave_ranks
@@ -59,7 +62,7 @@ def distilled_gradients(
 
     The global batch has four images; a rank takes every second one.
     """
-    model, net, mine = _built(rank, config)
+    model, net, mine = built(rank, config)
     log: dict[str, Any] = {}
     for _ in range(iterations):
         model.zero_grad()
@@ -70,17 +73,27 @@ def distilled_gradients(
     return {'log': {name: float(value) for name, value in log.items()}, 'gradients': gradients}
 
 
-def trained(rank: int, configs: dict[str, Any], family: str, iterations: int) -> dict[str, Any]:
-    """The student's weights after some iterations with each of several configs, as above."""
+def trained(
+    rank: int,
+    configs: dict[str, Any],
+    family: str,
+    iterations: int,
+    images: int = 4,
+    **wrapper: Any,
+) -> dict[str, Any]:
+    """All weights after some iterations with each of several configs, as above.
+
+    The global batch has so many images; ``wrapper`` are options of DDP.
+    """
     results = {}
     hub = MessageHub.get_current_instance()
     hub.update_info('max_iters', iterations)
     for name, config in configs.items():
-        model, net, mine = _built(rank, config)
+        model, net, mine = built(rank, config, **wrapper)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
         for iteration in range(iterations):
             hub.update_info('iter', iteration)
-            batch = _global_batch(family, iteration)
+            batch = _global_batch(family, iteration, images)
             batch = {k: v[mine] for k, v in batch.items()}
             losses = net(**model.data_preprocessor(batch, True), mode='loss')
             optimizer.zero_grad()
@@ -93,7 +106,7 @@ def trained(rank: int, configs: dict[str, Any], family: str, iterations: int) ->
     return results
 
 
-def _built(rank: int, config: dict[str, Any]) -> tuple[Any, Any, slice]:
+def built(rank: int, config: dict[str, Any], **wrapper: Any) -> tuple[Any, Any, slice]:
     """A model, the same as it is run, and which images of the global batch are this rank's."""
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmkd'):
@@ -103,16 +116,14 @@ def _built(rank: int, config: dict[str, Any]) -> tuple[Any, Any, slice]:
     if not dist.is_initialized():
         return model, model, slice(None)
     ranks = dist.get_world_size()
-    return (
-        model,
-        MMDistributedDataParallel(model, broadcast_buffers=False),
-        slice(rank, None, ranks),
-    )
+    net = MMDistributedDataParallel(model, broadcast_buffers=False, **wrapper)
+    assert not net.find_unused_parameters
+    return model, net, slice(rank, None, ranks)
 
 
-def _global_batch(family: str, iteration: int) -> dict[str, Any]:
-    """Four images; in detectors all with the same box, so that each rank has as many positives."""
-    batch = h.raw_batch(family, ((96, 96),) * 4, seed=iteration)
+def _global_batch(family: str, iteration: int, images: int = 4) -> dict[str, Any]:
+    """In detectors all images have the same box, so that each rank has as many positives."""
+    batch = h.raw_batch(family, ((96, 96),) * images, seed=iteration)
     for sample in batch['data_samples'] if family != 'classifier' else []:
         boxes = torch.tensor([[8.0, 8.0, 60.0, 50.0]])
         sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
@@ -146,3 +157,51 @@ def run_on_rank(rank: int, runs: list[tuple[Any, str, str | None]]) -> list[dict
         cfg.custom_hooks.append(dict(type='Holdings'))
         train(training_config(cfg, work_dir=work_dir, resume=resume, launcher='pytorch'))
     return Holdings.found
+
+
+def first_losses(rank: int, configs: dict[str, Any]) -> dict[str, Any]:
+    """By config of a classifier: the first loss, or the answer that comes instead of it."""
+    found: dict[str, Any] = {}
+    for name, config in configs.items():
+        try:
+            model, net, mine = built(rank, config)
+        except InputError as error:
+            found[name] = str(error)
+            continue
+        model.train()
+        batch = {k: v[mine] for k, v in _global_batch('classifier', 0).items()}
+        losses = net(**model.data_preprocessor(batch, True), mode='loss')
+        found[name] = model.parse_losses(losses)[0].item()
+    return found
+
+
+def run(rank: int, config: Any) -> dict[str, Any]:
+    """What a Runner ends with: all weights, and how often each method's own optimiser has stepped.
+
+    The batch size of the config is that of all ranks together.
+    """
+    cfg = copy.deepcopy(config)
+    if dist.is_initialized():
+        os.environ['LOCAL_RANK'] = str(rank)  # device_ids=None below is stronger
+        cfg.launcher = 'pytorch'
+        cfg.train_dataloader.batch_size //= dist.get_world_size()
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
+        )
+    runner = Runner.from_cfg(cfg)
+    model = runner.train()
+    hook = next(hook for hook in runner.hooks if isinstance(hook, DistillationHook))
+    return {
+        'weights': {
+            key.removeprefix('module.'): p.detach().clone() for key, p in model.named_parameters()
+        },
+        'steps': {
+            method: {int(state['step']) for state in optimizer.state.values()}
+            for method, optimizer in hook.optimizers.items()
+        },
+    }
+
+
+def several(rank: int, jobs: Sequence[Any]) -> list[Any]:
+    """What each of some ``(work, *arguments)`` gives."""
+    return [work(rank, *arguments) for work, *arguments in jobs]

@@ -1,10 +1,14 @@
 """Training on several ranks is training in one process with the global batch."""
 
+import functools
+
 import helpers as h
 import pytest
-from rank_work import on_ranks, trained
+from mmengine.config import Config
+from rank_work import first_losses, on_ranks, run, several, trained
 
-from mmkd.ranks import rank_variables
+from mmkd import InputError
+from mmkd.ranks import prepare_cpu_ranks, rank_variables
 
 LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
 """Zero at first: what it belongs to has no gradient then."""
@@ -36,19 +40,118 @@ def configs(family):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize('family', ['classifier', 'retinanet'])
-def test_twenty_iterations_on_two_ranks_are_those_of_one_process(family, tmp_path):
-    models = configs(family)
-    ranks = on_ranks(trained, tmp_path, models, family, 20)
-    alone = trained(0, models, family, 20)
-    far = {
+def far_from(alone, ranks):
+    """What differs from one process's weights by more than 1e-5, or is not a number."""
+    return {
         (name, key): float((rank[name][key] - value).abs().max())
         for rank in ranks
         for name, weights in alone.items()
         for key, value in weights.items()
         if not (rank[name][key] - value).abs().max() <= 1e-5
     }
-    assert far == {}
+
+
+@pytest.mark.parametrize('family', ['classifier', 'retinanet'])
+def test_twenty_iterations_on_two_ranks_are_those_of_one_process(family, tmp_path):
+    models = configs(family)
+    ranks = on_ranks(trained, tmp_path, models, family, 20)
+    assert far_from(trained(0, models, family, 20), ranks) == {}
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ('family', 'iterations'),
+    [
+        ('retinanet', 5),
+        pytest.param('retinanet', 20, marks=SLOW),
+        pytest.param('classifier', 20, marks=SLOW),
+    ],
+)
+def test_three_ranks_and_a_static_graph_are_one_process(family, iterations, tmp_path):
+    """Terms whose weight begins late do not change what DDP takes for static."""
+    models = configs(family)
+    work = functools.partial(trained, images=6, static_graph=True)
+    ranks = on_ranks(work, tmp_path, models, family, iterations, ranks=3)
+    assert far_from(trained(0, models, family, iterations, images=6), ranks) == {}
+
+
+@pytest.fixture(scope='module')
+def on_two(tmp_path_factory, shapes):
+    """What is run on two ranks at once, because starting them takes longest."""
+    folder = tmp_path_factory.mktemp('two')
+    jobs = [(run, accumulating(folder / 'ranks', shapes)), (first_losses, with_norms())]
+    return list(zip(*on_ranks(several, folder, jobs)))
+
+
+def test_accumulated_gradients_on_two_ranks_are_those_of_one_process(on_two, tmp_path, shapes):
+    """With a term that begins late and a method that has its own optimiser and schedule."""
+    alone = run(0, accumulating(tmp_path, shapes))
+    weights = [{'all': one['weights']} for one in (alone, *on_two[0])]
+    assert far_from(weights[0], weights[1:]) == {}
+    assert [one['steps'] for one in (alone, *on_two[0])] == [{'dpk': {6}}] * 3
+    unlike = accumulating(tmp_path, shapes)
+    unlike.optim_wrapper.accumulative_counts = 1
+    assert far_from(weights[0], [{'all': run(0, unlike)['weights']}]) != {}
+
+
+def accumulating(folder, shapes):
+    """12 iterations of four images, two to an update; statistics frozen."""
+    cfg = h.runner_config('classifier', folder, shapes)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=12, val_interval=100)
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=100, by_epoch=False)
+    cfg.randomness = dict(seed=0)
+    loader = cfg.train_dataloader
+    loader.batch_size, loader.sampler.shuffle = 4, False
+    loader.dataset.pipeline = [s for s in loader.dataset.pipeline if s.type != 'RandomFlip']
+    cfg.optim_wrapper.update(accumulative_counts=2, clip_grad=dict(max_norm=5.0))
+    cfg.model.backbone.norm_eval = True
+    wide = h.classifier(16)
+    wide.head.num_classes = cfg.model.head.num_classes
+    stages = ['backbone.layer2', 'backbone.layer3']
+    # eps: the steps of what has no gradient but rounding must not grow to the learning rate
+    dpk = dict(type='mmkd.DPK', size='light', tap=stages, optimizer=dict(lr=1e-3, eps=1e-3))
+    fitnet = dict(type='mmkd.FitNet', tap='backbone.layer3', weight=LATE)
+    others = {name: METHODS[name] for name in ('pkd', 'kd', 'cwd', 'at', 'sfr')}
+    cfg.model = dict(
+        type='mmkd.Distiller', student=cfg.model,
+        methods=dict(dpk=dpk, fitnet=fitnet, **others),
+        teacher=dict(config=wide, checkpoint='untrained'),
+    )  # fmt: skip
+    cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
+    return cfg
+
+
+def test_sync_bn_is_plain_bn_without_ranks_and_answered_on_cpu_ranks(on_two):
+    for answers in on_two[1]:
+        assert isinstance(answers['BN'], float)
+        for kind in ('SyncBN', 'MMSyncBN'):
+            words = f"norm_cfg=dict(type='{kind}'): backbone.bn1 of the student and 19 more; on CPU"
+            assert answers[kind].startswith(words)
+    models = with_norms()
+    models.pop('MMSyncBN')  # mmcv cannot build it without ranks
+    alone = first_losses(0, models)
+    assert alone['SyncBN'] == alone['BN'] > 0
+
+
+def test_sync_bn_of_the_runner_is_answered_before_ranks_meet():
+    cfg = Config(dict(launcher='pytorch', sync_bn='torch'))
+    with pytest.raises(InputError, match="sync_bn='torch': on CPU ranks nothing synchronises"):
+        prepare_cpu_ranks(cfg)
+
+
+def with_norms():
+    models = {}
+    for kind in ('BN', 'SyncBN', 'MMSyncBN'):
+        student = h.classifier()
+        student.backbone.norm_cfg = dict(type=kind)
+        models[kind] = dict(
+            type='mmkd.Distiller', student=student, methods=dict(kd=dict(type='mmkd.KD')),
+            teacher=dict(config=h.classifier(16), checkpoint='untrained'),
+        )  # fmt: skip
+    return models
 
 
 def test_slurms_variables_name_the_first_node_and_a_port_of_the_job():

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..heads import head_kind, is_sigmoid, logit_head, logit_taps
 from ..losses.kl import binary_kl, softmax_kl
 from ..losses.matching import match_queries
-from ..ranks import mean_over_ranks
+from ..ranks import mean_count
 from ..registry import MODELS
 from ..taps import parse_taps
 from .base import Method, Side, Step, levels_of
@@ -97,10 +97,10 @@ class KD(Method):
             divergence = binary_kl(student, teacher, self.temperature).sum(-1)
         else:
             divergence = softmax_kl(student, teacher, self.temperature)
-        if self.kind not in ('dense', 'query'):
-            return {'loss': divergence.mean()}
-        expected = mean_over_ranks(self._foreground(teacher).sum()).clamp_min(1.0)
-        return {'loss': divergence.sum() / expected}
+        counted = divergence.new_tensor(float(len(divergence)))
+        if self.kind in ('dense', 'query'):
+            counted = self._foreground(teacher).sum()
+        return {'loss': divergence.sum() / mean_count(counted)}
 
     def _rows(self, step: Step) -> Rows:
         ours = [t.float() for tap in self.student_taps for t in step.student[tap]]

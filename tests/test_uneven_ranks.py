@@ -1,0 +1,108 @@
+"""Ranks whose images differ: in size, in how many boxes they have, or in having any."""
+
+import helpers as h
+import pytest
+import torch
+from rank_terms import counted_gradients, farthest, term_gradients, trained_on_sizes
+from rank_work import on_ranks, several
+
+SQUARE, OBLONG = (96, 96), (64, 80)
+IMAGES = [(SQUARE, 3), (SQUARE, 0), (SQUARE, 2), (OBLONG, 1), (OBLONG, 0), (OBLONG, 1)]
+"""One of each size on each rank, so that one process pads them to the same; the second has no box."""
+NO_TEACHER = ('frskd', 'sfr')
+METHODS = {
+    'kd': dict(type='mmkd.KD'),
+    'fgd': dict(type='mmkd.FGD'),
+    'pkd': dict(type='mmkd.PKD'),
+    'cwd': dict(type='mmkd.CWD'),
+    'dpk': dict(type='mmkd.DPK', size='light', optimizer=None, inject=[1, 2]),
+    'frskd': dict(type='mmkd.FRSKD'),
+    'sfr': dict(type='mmkd.SFR'),
+}
+TWO_STAGE = ('kd', 'dpk', 'frskd', 'sfr')
+
+
+def configs(family, names=tuple(METHODS)):
+    wide = h.FAMILIES[family](**(dict(width=16) if family == 'retinanet' else {}))
+    teacher = dict(teacher=dict(config=wide, checkpoint='untrained'))
+    return {
+        name: dict(
+            type='mmkd.Distiller', student=student(family), methods={name: METHODS[name]},
+            **({} if name in NO_TEACHER else teacher),
+        )
+        for name in names
+    }  # fmt: skip
+
+
+def student(family):
+    config = h.FAMILIES[family]()
+    if family == 'faster_rcnn':
+        config.train_cfg.rcnn.sampler.num = 512  # more than there are: none is drawn by chance
+    return config
+
+
+SIZES = [SQUARE, OBLONG, SQUARE]
+KINDS = ('roi', 'vector', 'pixel', 'dense', 'query')
+FAMILIES = {'retinanet': tuple(METHODS), 'faster_rcnn': TWO_STAGE}
+
+
+@pytest.fixture(scope='module')
+def on_three(tmp_path_factory):
+    """By job what three ranks give: all is run at once, because starting them takes longest."""
+    jobs = {('counted', kind): (counted_gradients, kind) for kind in KINDS}
+    for family, names in FAMILIES.items():
+        models = configs(family, names)
+        jobs['terms', family] = (term_gradients, models, IMAGES)
+        jobs['sizes', family] = (trained_on_sizes, models, SIZES, 3)
+    ranks = on_ranks(several, tmp_path_factory.mktemp('three'), [*jobs.values()], ranks=3)
+    return dict(zip(jobs, zip(*ranks)))
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_what_methods_add_is_that_of_one_process_though_a_rank_has_no_box(family, on_three):
+    found = on_three['terms', family]
+    alone = term_gradients(0, configs(family, FAMILIES[family]), IMAGES)
+    assert {name: share for name, share in farthest(found, alone).items() if share > 1e-5} == {}
+    for name, one in alone.items():
+        assert all(value > 0 for value in one['terms'].values())
+        foreground = found[1][name]['terms'].get(f'{name}/loss_foreground', 0.0)
+        assert foreground == 0
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_ranks_of_other_image_sizes_end_with_the_same_finite_weights(family, on_three):
+    ranks = on_three['sizes', family]
+    for name in FAMILIES[family]:
+        assert [rank[name]['size'] for rank in ranks] == [(96, 96), (64, 96), (96, 96)]
+        weights = [rank[name]['weights'] for rank in ranks]
+        assert all(value.isfinite().all() for value in weights[0].values())
+        assert ranks[0][name]['moved'] > 1e-4
+        for other in weights[1:]:
+            assert [key for key, value in weights[0].items() if not value.equal(other[key])] == []
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_kd_divides_by_what_all_ranks_count(kind, on_three):
+    """Ranks with different numbers of rows, and objects that the teacher expects below 1 on each."""
+    both = counted_gradients(0, kind)
+    mean = torch.stack(on_three['counted', kind]).mean(0)
+    torch.testing.assert_close(mean, both, atol=1e-7, rtol=1e-5)
+    assert both.abs().max() > 1e-3
+
+
+def test_a_batch_without_any_box_trains_and_is_checked_later():
+    model = h.distiller(h.retinanet(), h.retinanet(width=16), fgd=METHODS['fgd'])
+    checked = model.distillation._reaching
+    batch = h.raw_batch('retinanet')
+    boxes = [sample.gt_instances for sample in batch['data_samples']]
+    for sample in batch['data_samples']:
+        sample.gt_instances = sample.gt_instances[:0]
+    losses = model(**model.data_preprocessor(batch, True), mode='loss')
+    assert float(losses['fgd/loss_foreground']) == 0
+    assert 'fgd/loss_background' in checked
+    assert 'fgd/loss_foreground' not in checked
+    for sample, instances in zip(batch['data_samples'], boxes):
+        sample.gt_instances = instances
+    losses = model(**model.data_preprocessor(batch, True), mode='loss')
+    assert float(losses['fgd/loss_foreground']) > 0
+    assert 'fgd/loss_foreground' in checked
