@@ -25,6 +25,10 @@ COUNTERS = 'num_batches_tracked'
 """BatchNorm's counters: absent from old checkpoints, and no weights."""
 
 
+class DamagedError(InputError):
+    """A checkpoint that is cut off, or of which bytes are wrong."""
+
+
 def read_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
     """Read a checkpoint file; code in it is never executed unless the file is trusted.
 
@@ -182,10 +186,10 @@ def _read_safely(file: Path) -> Any:
         raise _damaged(file, error) from error
 
 
-def _damaged(file: Path, error: Exception) -> InputError:
+def _damaged(file: Path, error: Exception) -> DamagedError:
     size = file.stat().st_size
     first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return InputError(
+    return DamagedError(
         f'checkpoint {file}: truncated or damaged ({size} bytes; {first}); copy or save it again'
     )
 

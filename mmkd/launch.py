@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from mmengine.runner import Runner
 
 from .checkpoints import read_checkpoint
 from .configs import is_distiller, load_config, model_config
+from .datafiles import check_datasets
 from .distill import add_hook, distill
 from .errors import InputError
+from .faults import FaultHook, answered
 from .hooks import ResumeHook, ShardingHook
 from .ranks import leave_ranks, prepare_cpu_ranks
-from .storage import FULL, latest_checkpoint
+from .storage import latest_checkpoint
 
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 """With this set, no ``torch.load`` of the process can execute code, whoever calls it."""
@@ -114,24 +116,20 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
 
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
-    runner = build_runner(cfg, trust_checkpoint)
-    for hook in (ResumeHook, ShardingHook) if isinstance(runner, Runner) else ():
-        if not any(isinstance(given, hook) for given in runner.hooks):
-            runner.register_hook(hook())
-    try:
+    with answered(cfg, ('train', 'val')):
+        runner = build_runner(cfg, trust_checkpoint)
+        for hook in (ResumeHook, ShardingHook, FaultHook) if isinstance(runner, Runner) else ():
+            if not any(isinstance(given, hook) for given in runner.hooks):
+                runner.register_hook(hook())
         runner.train()
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise InputError(
-            f'{cfg.work_dir}: no space left on the disk ({error}); checkpoints that are there are '
-            'whole: make room and go on with --resume'
-        ) from error
 
 
 def evaluate(cfg: Config, trust_checkpoint: bool = False) -> dict[str, float]:
     """Evaluate a config's checkpoint; the metrics."""
-    return build_runner(cfg, trust_checkpoint).test()
+    with answered(cfg, ('test',)):
+        runner = build_runner(cfg, trust_checkpoint)
+        runner.register_hook(FaultHook())
+        return runner.test()
 
 
 def plain_config(cfg: Config) -> Config:
@@ -159,11 +157,7 @@ def plain_config(cfg: Config) -> Config:
 
 def check_files(cfg: Config, parts: tuple[str, ...], trust_checkpoint: bool = False) -> None:
     """Answer data sets and checkpoints that are missing or cannot be read, before anything is built."""
-    for part in parts:
-        loader = cfg.get(f'{part}_dataloader')
-        if loader is not None and cfg.get(f'{part}_cfg') is not None:
-            for where, dataset in _datasets(loader['dataset'], f'{part}_dataloader.dataset'):
-                _check_dataset(where, dataset)
+    check_datasets(cfg, parts)
     if (source := cfg.get('load_from')) is not None:
         content = read_checkpoint(source, trust=trust_checkpoint)
         if cfg.get('resume'):
@@ -314,42 +308,3 @@ def _strip_list(holder: Any, key: str, unwanted: Callable[[Any], bool]) -> None:
         holder[key] = kept
     else:
         holder.pop(key)
-
-
-# -- data sets -------------------------------------------------------------------------------------
-
-
-def _datasets(cfg: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """A data set config and those it wraps, each with its place in the config."""
-    yield where, cfg
-    inner = cfg.get('dataset')
-    if isinstance(inner, Mapping):
-        yield from _datasets(inner, f'{where}.dataset')
-    for index, item in enumerate(cfg.get('datasets') or []):
-        yield from _datasets(item, f'{where}.datasets[{index}]')
-
-
-def _check_dataset(where: str, cfg: Mapping[str, Any]) -> None:
-    if cfg.get('backend_args') or cfg.get('file_client_args'):
-        return  # not on this file system
-    root = str(cfg.get('data_root') or '')
-    prefix = cfg.get('data_prefix') or {}
-    prefixes = {'data_prefix': prefix} if isinstance(prefix, str) else dict(prefix)
-    paths = {'data_root': root, 'ann_file': cfg.get('ann_file'), **prefixes}
-    for option, path in paths.items():
-        if not isinstance(path, str) or not path or '://' in path:
-            continue
-        full = Path(path) if option == 'data_root' else Path(root, path)
-        if not full.exists():
-            raise InputError(
-                f'data set missing: {where}.{option}: {full} does not exist; {_data_cure(root)}'
-            )
-
-
-def _data_cure(root: str) -> str:
-    if 'shapes' in Path(root).name:
-        return f'draw it: python tools/make_shapes.py {root.rstrip("/")}'
-    return (
-        'put the data there, or give its place: --cfg-options train_dataloader.dataset.data_root='
-        'DIR (docs/own_data.md)'
-    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import print_log
 
+from .checkpoints import DamagedError, read_checkpoint
 from .errors import InputError
 
 ATOMIC = 'mmkd_atomic'
@@ -72,8 +73,7 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     the newest whole one is taken.
     """
     folder = Path(work_dir)
-    note = folder / 'last_checkpoint'
-    named = Path(note.read_text().strip() or '.') if note.is_file() else None
+    named = _named(folder / 'last_checkpoint')
     if named is not None and is_whole(named):
         return named
     found = [p for p in folder.glob('*.pth') if not p.name.startswith('best_')]
@@ -90,12 +90,27 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is a complete archive whose parts have their checksums, as ``torch.save`` writes."""
+    """Whether a file is a complete archive whose parts have their checksums, and torch can read it.
+
+    The checksums alone do not tell: of a damaged directory Python's reader and torch's see different
+    things.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+            if archive.testzip() is not None:
+                return False
+        read_checkpoint(path)
+    except InputError as error:
+        return not isinstance(error, DamagedError)  # others are whole, and not to be trusted
+    except Exception:  # a wrong byte in a header can be anything to zipfile
         return False
+    return True
+
+
+def _named(note: Path) -> Path | None:
+    """The checkpoint that a note of mmengine's names; None where a kill or a full disk cut it off."""
+    name = note.read_text(errors='replace').strip() if note.is_file() else ''
+    return Path(name) if name.endswith('.pth') and '\0' not in name else None
 
 
 def _settle(folder: Path) -> None:

@@ -10,13 +10,29 @@ import helpers as h
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import Runner
+from torch.utils.data import Sampler
 
 from mmkd.checkpoints import read_checkpoint
 from mmkd.errors import InputError
 from mmkd.launch import train, training_config
 from mmkd.storage import latest_checkpoint
 from mmkd.taps import flatten
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class Drawing(Sampler):
+    """Draws its order with the generator of the process, as torch's RandomSampler does."""
+
+    def __init__(self, dataset, seed):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __iter__(self):
+        yield from torch.randperm(len(self)).tolist()
 
 
 class Kill(Exception):
@@ -117,6 +133,8 @@ INFINITE = {**BY_ITERATION, 'train_dataloader.sampler': dict(type='InfiniteSampl
 INSIDE = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
 WORKERS = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
            'val_dataloader.num_workers': 1, 'val_dataloader.persistent_workers': True}  # fmt: skip
+DRAWN = {'train_dataloader.persistent_workers': False,
+         'train_dataloader.sampler': dict(type='Drawing')}  # fmt: skip
 BEST = {'default_hooks.checkpoint.save_best': 'accuracy/top1',
         'default_hooks.checkpoint.rule': 'greater'}  # fmt: skip
 
@@ -132,9 +150,11 @@ BEST = {'default_hooks.checkpoint.save_best': 'accuracy/top1',
         pytest.param(WORKERS, [6, 9], marks=pytest.mark.slow),
         ({**INSIDE, **WORKERS}, [7, 10]),
         pytest.param({**INFINITE, **WORKERS}, [7, 10], marks=pytest.mark.slow),
+        pytest.param({**BY_ITERATION, **WORKERS}, [7, 10], marks=pytest.mark.slow),
+        ({**BY_ITERATION, **WORKERS, **DRAWN}, [7]),
     ],
     ids=['epochs', 'best', 'inside', 'iterations', 'infinite', 'workers',
-         'inside-workers', 'infinite-workers'],
+         'inside-workers', 'infinite-workers', 'passes-workers', 'drawn-workers'],
 )  # fmt: skip
 def test_a_killed_training_ends_like_one_that_was_not(changes, kills, shapes, tmp_path):
     cfg = config(shapes, **changes)

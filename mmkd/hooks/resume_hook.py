@@ -210,6 +210,7 @@ class ResumeHook(Hook):
             self._data.turn_to(record['number'], loop.dataloader_iterator, runner.train_dataloader)
         else:
             skipped = runner.iter - runner.epoch * len(runner.train_dataloader)
+            self._data.number = record['number'] - bool(skipped)  # an unfinished pass begins again
         if not record['validated'] and (by_iteration or not skipped) and validation_due(runner):
             print_log('resume: the validation that was due comes first', 'current')
             runner.val_loop.run()
@@ -233,6 +234,7 @@ class Passes:
     start: State = field(default_factory=random_state)
     _clock: Callable[[], int] = lambda: 0
     _numbered: bool = False
+    _asked: bool = False
     _skipped: int = 0
     _then: State | None = None
 
@@ -271,14 +273,15 @@ class Passes:
         self._skipped, self._then = skipped, then
 
     def _iterate(self, inherited: Callable[[], Iterator[list[int]]]) -> Iterator[list[int]]:
-        """A pass begins."""
-        self.number += 1
-        self.began, self.start = self._clock() - self._skipped, random_state()
+        """A pass begins. Loaders with workers ask twice for their first."""
+        if not self._asked:
+            self._asked, self.number = True, self.number + 1
+            self.began, self.start = self._clock() - self._skipped, random_state()
         return self._batches(inherited())
 
     def _batches(self, batches: Iterator[list[int]]) -> Iterator[list[int]]:
         """The batches of a pass. They are drawn ahead where there are workers."""
-        iteration = self.began
+        self._asked, iteration = False, self.began
         for _ in range(self._skipped):
             next(batches, None)
             iteration += 1
