@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -144,8 +143,7 @@ def _fully_shard(root: nn.Module, model: nn.Module, options: Sharding) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
-    mesh: Any = init_device_mesh(device, (world_size(),))
+    mesh: Any = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     for block in blocks(model, options.smallest):
         fully_shard(block, mesh=mesh, reshard_after_forward=options.reshard_after_forward)
     # only a frozen root gives its weights back after the forward: a backward would need them at once

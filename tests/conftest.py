@@ -20,7 +20,7 @@ from mmkd.datasets import ShapesSpec, make_shapes
 def _quiet_and_seeded() -> Iterator[None]:
     """Same randomness and no log for every test; default scope and environment are put back."""
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', '2')))
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     scopes, environment = dict(DefaultScope._instance_dict), dict(os.environ)
     yield
