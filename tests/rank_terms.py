@@ -76,17 +76,17 @@ def term_gradients(
     return found
 
 
-def farthest(ranks: list[Any], alone: dict[str, Any]) -> dict[str, float]:
+def farthest(ranks: Sequence[Any], alone: dict[str, Any]) -> dict[str, float]:
     """By config: the largest difference to one process's gradients, as a share of the largest of these."""
-    return {
-        name: max(
-            float((rank[name]['gradients'][key] - gradient).abs().max())
-            for rank in ranks
-            for key, gradient in one['gradients'].items()
-        )
-        / max(float(gradient.abs().max()) for gradient in one['gradients'].values())
-        for name, one in alone.items()
-    }
+    shares = {}
+    for name in alone:
+        first, *rest = (_flat(side[name]['gradients']) for side in (alone, *ranks))
+        shares[name] = float((torch.stack(rest) - first).abs().max() / first.abs().max())
+    return shares
+
+
+def _flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradients[key].flatten() for key in sorted(gradients)])
 
 
 def trained_on_sizes(
