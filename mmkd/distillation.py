@@ -204,7 +204,7 @@ class Distillation(nn.Module):
         }
 
     def _check_reaching(self, terms: Losses, features: Features) -> None:
-        """Once for each term, as soon as it has weight."""
+        """Once for each term, as soon as it has weight; all ranks at once, whose SyncBN may need that."""
         if not (self.check_gradients and torch.is_grad_enabled()):
             return
         for term, value in terms.items():
@@ -348,12 +348,12 @@ def refuse_nonfinite(losses: Mapping[str, Any]) -> None:
 
 
 def has_weight(term: Tensor) -> bool:
-    """Whether a term counts yet: not before its ramp, nor where a rank's images hold none of its objects.
+    """Whether a term counts yet on all ranks: not before its ramp, nor where one's images hold no objects.
 
     >>> has_weight(torch.zeros(())), has_weight(torch.ones(()))
     (False, True)
     """
-    return bool(term.any())
+    return not on_any_rank(not bool(term.any()))
 
 
 def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:

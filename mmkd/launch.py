@@ -22,7 +22,7 @@ from .distill import add_hook, distill
 from .errors import InputError
 from .faults import FaultHook, answered
 from .hooks import ResumeHook, ShardingHook
-from .ranks import leave_ranks, prepare_cpu_ranks
+from .ranks import leave_ranks, prepare_ranks
 from .storage import latest_checkpoint
 
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -110,7 +110,7 @@ def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
     """Build the config's Runner; unless files are trusted, no checkpoint of this process can execute code."""
     if not trust_checkpoint:
         os.environ[FORCE_SAFE] = '1'
-    prepare_cpu_ranks(cfg)
+    prepare_ranks(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

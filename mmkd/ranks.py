@@ -13,7 +13,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from .errors import InputError
 
@@ -66,7 +65,7 @@ def global_mean(rows: Tensor) -> Tensor:
         return rows.mean(1, keepdim=True)
     count = rows.new_tensor(float(rows.shape[1]))
     dist.all_reduce(count)
-    return all_reduce(rows.sum(1, keepdim=True)) / count
+    return _Sum.apply(rows.sum(1, keepdim=True)) / count
 
 
 def rank() -> int:
@@ -138,21 +137,23 @@ def refuse_cpu_sync_bn(student: nn.Module) -> None:
         )
 
 
-def prepare_cpu_ranks(cfg: Config) -> None:
-    """On machines without an accelerator, start gloo before the Runner, which knows only GPUs.
+def prepare_ranks(cfg: Config) -> None:
+    """Tell torch of this rank; on machines without an accelerator also start gloo before the Runner.
 
-    mmengine's launchers select a CUDA device and give DDP device ids; both fail on a CPU. With a
-    process group in place the Runner takes it as it is. On GPUs nothing is changed.
+    mmengine's launchers take the same port for every job. They select a CUDA device and give DDP device
+    ids; both fail on a CPU. With a process group in place the Runner takes it as it is.
     """
     launcher = cfg.get('launcher', 'none')
-    if launcher == 'none' or torch.cuda.is_available() or dist.is_initialized():
+    if launcher == 'none' or dist.is_initialized():
+        return
+    os.environ.update(rank_variables(launcher, os.environ))
+    if torch.cuda.is_available():
         return
     if cfg.get('sync_bn'):
         raise InputError(
             f'sync_bn={cfg.sync_bn!r}: on CPU ranks nothing synchronises BatchNorms; leave it out, and '
             "freeze them (the backbone's norm_eval=True) if all ranks shall see the same statistics"
         )
-    os.environ.update(rank_variables(launcher, os.environ))
     dist.init_process_group('gloo')
     cfg.setdefault('model_wrapper_cfg', dict(type=DDP))
     if cfg.model_wrapper_cfg.setdefault('type', DDP) == DDP:
@@ -207,3 +208,17 @@ def _first_node(environment: Mapping[str, str]) -> str:
     head = re.match(r'([^\[,]+)(?:\[([0-9]+))?', nodes)
     assert head is not None
     return head.group(1) + (head.group(2) or '')
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return _Sum.forward(ctx, gradient)

@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 from mmengine.logging import MessageHub
 from rank_work import built
+from torch import nn
 
 from mmkd.methods.kd import KD
+from mmkd.ranks import global_mean
 
 Images = Sequence[tuple[tuple[int, int], int]]
 """Height and width of each image, and how many boxes it has (3 at most)."""
@@ -31,10 +33,24 @@ def uneven_batch(images: Images, seed: int = 1) -> dict[str, Any]:
     return batch
 
 
-def term_gradients(rank: int, configs: dict[str, Any], images: Images) -> dict[str, Any]:
+class SyncedBN(nn.BatchNorm2d):
+    """What torch's SyncBatchNorm does on GPUs, for CPU ranks: the batch's statistics are all ranks'."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        rows = maps.transpose(0, 1).flatten(1)
+        rows = rows - global_mean(rows)
+        rows = rows / (global_mean(rows.square()) + self.eps).sqrt()
+        rows = rows * self.weight[:, None] + self.bias[:, None]
+        return rows.unflatten(1, (len(maps), *maps.shape[2:])).transpose(0, 1)
+
+
+def term_gradients(
+    rank: int, configs: dict[str, Any], images: Images, synced: bool = False
+) -> dict[str, Any]:
     """By config: the methods' own terms and the gradients that these alone give, under DDP on ranks.
 
-    A rank takes every k-th image. Progress is 0.9, so that every ramp has begun.
+    A rank takes every k-th image. Progress is 0.9, so that every ramp has begun. BatchNorm is frozen,
+    or trained and ``synced``.
     """
     found = {}
     hub = MessageHub.get_current_instance()
@@ -42,6 +58,9 @@ def term_gradients(rank: int, configs: dict[str, Any], images: Images) -> dict[s
     hub.update_info('iter', 9)
     for name, config in configs.items():
         model, net, mine = built(rank, config)
+        for module in model.modules() if synced else ():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = SyncedBN
         batch = {k: v[mine] for k, v in uneven_batch(images).items()}
         losses = net(**model.data_preprocessor(batch, True), mode='loss')
         terms = {k: v for k, v in losses.items() if k.partition('/')[2] in OWN_TERMS}
@@ -57,17 +76,17 @@ def term_gradients(rank: int, configs: dict[str, Any], images: Images) -> dict[s
     return found
 
 
-def farthest(ranks: list[Any], alone: dict[str, Any]) -> dict[str, float]:
+def farthest(ranks: Sequence[Any], alone: dict[str, Any]) -> dict[str, float]:
     """By config: the largest difference to one process's gradients, as a share of the largest of these."""
-    return {
-        name: max(
-            float((rank[name]['gradients'][key] - gradient).abs().max())
-            for rank in ranks
-            for key, gradient in one['gradients'].items()
-        )
-        / max(float(gradient.abs().max()) for gradient in one['gradients'].values())
-        for name, one in alone.items()
-    }
+    shares = {}
+    for name in alone:
+        first, *rest = (_flat(side[name]['gradients']) for side in (alone, *ranks))
+        shares[name] = float((torch.stack(rest) - first).abs().max() / first.abs().max())
+    return shares
+
+
+def _flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradients[key].flatten() for key in sorted(gradients)])
 
 
 def trained_on_sizes(

@@ -54,6 +54,7 @@ def on_three(tmp_path_factory):
         models = configs(family, names)
         jobs['terms', family] = (term_gradients, models, IMAGES)
         jobs['sizes', family] = (trained_on_sizes, models, SIZES, 3)
+    jobs['synced'] = (term_gradients, {'all': together()}, IMAGES, True)
     ranks = on_ranks(several, tmp_path_factory.mktemp('three'), [*jobs.values()], ranks=3)
     return dict(zip(jobs, zip(*ranks)))
 
@@ -62,11 +63,32 @@ def on_three(tmp_path_factory):
 def test_what_methods_add_is_that_of_one_process_though_a_rank_has_no_box(family, on_three):
     found = on_three['terms', family]
     alone = term_gradients(0, configs(family, FAMILIES[family]), IMAGES)
-    assert {name: share for name, share in farthest(found, alone).items() if share > 1e-5} == {}
+    shares = farthest(found, alone)
+    assert {name: share for name, share in shares.items() if not share <= 1e-5} == {}
     for name, one in alone.items():
         assert all(value > 0 for value in one['terms'].values())
+        for term, value in one['terms'].items():
+            mean = sum(rank[name]['terms'][term] for rank in found) / len(found)
+            assert mean == pytest.approx(value, rel=1e-4)
         foreground = found[1][name]['terms'].get(f'{name}/loss_foreground', 0.0)
         assert foreground == 0
+
+
+def test_synchronised_batch_norm_is_that_of_one_process_though_a_rank_has_no_box(on_three):
+    """Its backward asks all ranks, in the check of FGD's foreground too, which one rank lacks."""
+    alone = term_gradients(0, {'all': together()}, IMAGES, True)
+    assert farthest(on_three['synced'], alone)['all'] < 1e-5
+    frozen = term_gradients(0, {'all': together()}, IMAGES)
+    assert farthest([frozen], alone)['all'] > 1e-3
+
+
+def together():
+    """All methods at once, and a tap that lies before others."""
+    fitnet = dict(type='mmkd.FitNet', tap='backbone.layer2')
+    wide = dict(config=h.retinanet(width=16), checkpoint='untrained')
+    return dict(
+        type='mmkd.Distiller', student=h.retinanet(), teacher=wide, methods=dict(METHODS, fitnet=fitnet)
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize('family', FAMILIES)
