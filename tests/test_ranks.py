@@ -183,4 +183,4 @@ def test_ranks_on_gpus_have_the_address_and_port_of_their_job(monkeypatch):
     prepare_ranks(cfg)
     assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('n3', '20123')
     assert not dist.is_initialized()  # that is the Runner's, with nccl
-    assert cfg == Config(dict(launcher='slurm'))
+    assert cfg.to_dict() == dict(launcher='slurm')
