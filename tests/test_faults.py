@@ -61,7 +61,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    ('damage', 'workers'), [('missing', 0), ('empty', 2), ('garbage', 0), ('cut', 2)]
+    ('damage', 'workers'),
+    [
+        ('missing', 0),
+        ('empty', 2),
+        pytest.param('garbage', 0, marks=pytest.mark.slow),
+        pytest.param('cut', 2, marks=pytest.mark.slow),
+    ],
 )
 def test_an_image_that_cannot_be_read_is_named(damage, workers, data):
     path = data / 'images/train/000003.jpg'
