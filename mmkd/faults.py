@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,11 @@ class FaultHook(Hook):
         """The loaders are built, and their workers are not started yet."""
         for part in ('train', 'val', 'test'):
             loader = getattr(getattr(runner, f'_{part}_loop'), 'dataloader', None)
-            if loader is not None:
-                watch(loader.dataset)
+            if loader is None:
+                continue
+            watch(loader.dataset)
+            if loader.num_workers > 0:
+                loader.worker_init_fn = functools.partial(guard_worker, loader.worker_init_fn)
 
 
 def watch(dataset: Any) -> None:
@@ -51,6 +56,21 @@ def watch(dataset: Any) -> None:
             watch(inner)
     if hasattr(dataset, 'prepare_data') and 'prepare_data' not in vars(dataset):
         dataset.prepare_data = functools.partial(_prepare, dataset, dataset.prepare_data)
+
+
+def guard_worker(init: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data worker that ends where a batch cannot be handed over, by itself it would be lost.
+
+    Training would then wait for the batch for ever.
+    """
+    Queue._on_queue_feeder_error = staticmethod(_feeder_failed)  # type: ignore[attr-defined]
+    if init is not None:
+        init(worker)
+
+
+def _feeder_failed(error: Exception, batch: Any) -> None:
+    print(f'data worker: a batch cannot be handed over: {error}', file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 @contextmanager

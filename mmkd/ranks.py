@@ -110,6 +110,16 @@ def on_any_rank(true: bool) -> bool:
     return bool(flag > 0)
 
 
+def local_part(tensor: Any) -> Tensor:
+    """What this rank holds of a tensor that may be sharded.
+
+    >>> import torch
+    >>> local_part(torch.ones(1))
+    tensor([1.])
+    """
+    return tensor.to_local() if hasattr(tensor, 'to_local') else tensor
+
+
 def gather_objects(value: Any, group: Any = None) -> list[Any]:
     """What every rank has, by rank.
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from .distiller import Distiller
 from .errors import InputError, refuse_other
-from .ranks import rank, world_size
+from .ranks import local_part, rank, world_size
 from .registry import MODEL_WRAPPERS
 from .teacher import Teacher
 
@@ -125,7 +125,7 @@ def whole_states(holders: Iterable[Any]) -> Iterator[None]:
 
 def share_of(model: nn.Module) -> int:
     """How many bytes of a model's parameters this rank holds."""
-    return sum(getattr(p, '_local_tensor', p).nbytes for p in model.parameters())
+    return sum(local_part(p).nbytes for p in model.parameters())
 
 
 # -- parts -----------------------------------------------------------------------------------------

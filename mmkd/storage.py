@@ -73,7 +73,8 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     the newest whole one is taken.
     """
     folder = Path(work_dir)
-    named = _named(folder / 'last_checkpoint')
+    note = folder / 'last_checkpoint'
+    named = Path(note.read_text(errors='replace').strip()) if note.is_file() else None
     if named is not None and is_whole(named):
         return named
     found = [p for p in folder.glob('*.pth') if not p.name.startswith('best_')]
@@ -105,12 +106,6 @@ def is_whole(path: Path) -> bool:
     except Exception:  # a wrong byte in a header can be anything to zipfile
         return False
     return True
-
-
-def _named(note: Path) -> Path | None:
-    """The checkpoint that a note of mmengine's names; None where a kill or a full disk cut it off."""
-    name = note.read_text(errors='replace').strip() if note.is_file() else ''
-    return Path(name) if name.endswith('.pth') and '\0' not in name else None
 
 
 def _settle(folder: Path) -> None:

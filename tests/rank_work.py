@@ -23,7 +23,7 @@ from mmkd.errors import InputError
 from mmkd.hooks import DistillationHook
 from mmkd.hooks.distillation_hook import bare
 from mmkd.launch import train, training_config
-from mmkd.ranks import leave_ranks
+from mmkd.ranks import leave_ranks, local_part
 from mmkd.ratios import CKARatio
 
 
@@ -144,9 +144,7 @@ class Holdings(Hook):
             'teacher': [p for t in model.distillation.teachers.values() for p in t.parameters()],
             'optimizer': [v for state in states for k, v in state.items() if k != 'step'],
         }
-        held = {
-            k: sum(getattr(v, '_local_tensor', v).nbytes for v in vs) for k, vs in tensors.items()
-        }
+        held = {k: sum(local_part(v).nbytes for v in vs) for k, vs in tensors.items()}
         self.found.append(held)
 
 

@@ -25,10 +25,11 @@ def disk(tmp_path):
     subprocess.run(['umount', str(place)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('room', 'left'),
     [(6 * MEGABYTE, ['iter_2.pth', 'iter_4.pth']),
-     pytest.param(12288, [], marks=pytest.mark.slow)],
+     (12288, [])],
     ids=['checkpoints', 'logs'],
 )  # fmt: skip
 def test_a_disk_that_is_full_is_answered_and_training_goes_on_with_room(

@@ -60,7 +60,13 @@ CASES = {
         dict(dpk=dict(METHODS['dpk'], tap=STAGES)),
         {**LONG, 'train_cfg.max_epochs': 6},
     ),
+    'accumulated': (
+        'classifier',
+        dict(dpk=dict(METHODS['dpk'], tap=STAGES)),
+        {**LONG, 'train_cfg.max_epochs': 6, 'optim_wrapper.accumulative_counts': 3},
+    ),
 }
+RANKS = ('ranks', 'accumulated')
 
 
 def training(case, shapes, folder, vis_backends=()):
@@ -173,12 +179,13 @@ def differing(ours, theirs):
         pytest.param('workers', 4, 8, marks=pytest.mark.slow),
         pytest.param('passes', 3, 10, marks=pytest.mark.slow),
         pytest.param('ranks', 5, 9, marks=pytest.mark.slow),
+        pytest.param('accumulated', 3, 11, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_killed_at_random_ends_like_one_that_was_not(
     case, kills, seed, shapes, tmp_path
 ):
-    cfg, ranks = training(case, shapes, tmp_path), 2 if case == 'ranks' else 1
+    cfg, ranks = training(case, shapes, tmp_path), 2 if case in RANKS else 1
     straight = Process(cfg, tmp_path / 'straight', ranks)
     assert straight.wait_for(lambda: straight.iterations()), straight.log.read_text()[-3000:]
     began = time.monotonic()

@@ -135,6 +135,8 @@ WORKERS = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_worke
            'val_dataloader.num_workers': 1, 'val_dataloader.persistent_workers': True}  # fmt: skip
 DRAWN = {'train_dataloader.persistent_workers': False,
          'train_dataloader.sampler': dict(type='Drawing')}  # fmt: skip
+ACCUMULATED = {**INSIDE, 'default_hooks.checkpoint.interval': 2,
+               'optim_wrapper.accumulative_counts': 3}  # fmt: skip
 BEST = {'default_hooks.checkpoint.save_best': 'accuracy/top1',
         'default_hooks.checkpoint.rule': 'greater'}  # fmt: skip
 
@@ -152,9 +154,10 @@ BEST = {'default_hooks.checkpoint.save_best': 'accuracy/top1',
         pytest.param({**INFINITE, **WORKERS}, [7, 10], marks=pytest.mark.slow),
         pytest.param({**BY_ITERATION, **WORKERS}, [7, 10], marks=pytest.mark.slow),
         ({**BY_ITERATION, **WORKERS, **DRAWN}, [7]),
+        (ACCUMULATED, [5, 9]),
     ],
     ids=['epochs', 'best', 'inside', 'iterations', 'infinite', 'workers',
-         'inside-workers', 'infinite-workers', 'passes-workers', 'drawn-workers'],
+         'inside-workers', 'infinite-workers', 'passes-workers', 'drawn-workers', 'accumulated'],
 )  # fmt: skip
 def test_a_killed_training_ends_like_one_that_was_not(changes, kills, shapes, tmp_path):
     cfg = config(shapes, **changes)

@@ -128,6 +128,16 @@ def test_families_and_methods_train_in_shards(case, shapes, tmp_path):
         same(saved(tmp_path / name / 'epoch_2.pth'), expected, 5e-5)
 
 
+@pytest.mark.slow
+def test_accumulated_gradients_are_resumed(shapes, tmp_path):
+    cfg = config(shapes, 'retinanet', ['kd'], **{'optim_wrapper.accumulative_counts': 3})
+    cfg.model_wrapper_cfg = SHARD
+    middle = str(tmp_path / 'shard/epoch_1.pth')  # after 4 iterations
+    runs = [(cfg, str(tmp_path / 'shard'), None), (cfg, str(tmp_path / 'again'), middle)]
+    on_ranks(run_on_rank, tmp_path, runs)
+    same(saved(tmp_path / 'shard/epoch_2.pth'), saved(tmp_path / 'again/epoch_2.pth'))
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 

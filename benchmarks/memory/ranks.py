@@ -27,7 +27,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 import mmkd  # noqa: F401
 from mmkd.configs import load_config, model_config
-from mmkd.ranks import leave_ranks
+from mmkd.ranks import leave_ranks, local_part
 from mmkd.sharding import Sharding, shard
 
 STUDENT = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -38,14 +38,14 @@ MIB = 2**20
 
 def mebibytes(tensors: Iterable[torch.Tensor]) -> float:
     """What this rank holds of some tensors."""
-    return round(sum(getattr(t, '_local_tensor', t).nbytes for t in tensors) / MIB, 1)
+    return round(sum(local_part(t).nbytes for t in tensors) / MIB, 1)
 
 
 def alive() -> float:
     """All tensors of the process, each storage once."""
     gc.collect()
     tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor)]
-    locals_ = [getattr(t, '_local_tensor', t) for t in tensors]
+    locals_ = [local_part(t) for t in tensors]
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in locals_)}
     return round(sum(storages.values()) / MIB, 1)
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from ..distiller import Distiller
 from ..errors import InputError
 from ..randomness import Numbered, State, override, random_state, set_random_state, start_worker
-from ..ranks import gather_objects, rank, world_size
+from ..ranks import gather_objects, local_part, rank, world_size
 from ..registry import HOOKS
 from ..storage import ATOMIC, PART, write_whole
 from .distillation_hook import MANIFEST, bare
@@ -38,10 +38,10 @@ class ResumeHook(Hook):
     """A training that is killed and resumed, as often as it may be, ends with the same weights.
 
     What mmengine's checkpoints lack is added: the states of the random generators of every rank, the
-    place in the data (inside an epoch too), validations that were due. Data workers draw each sample
-    with a seed of its own. Checkpoints are written atomically, and the old one goes when the new one
-    is there. At SIGTERM or SIGUSR1 the next iteration ends with a checkpoint, and training stops with
-    exit status 128 + signal.
+    place in the data (inside an epoch too), validations that were due, gradients that are accumulated.
+    Data workers draw each sample with a seed of its own. Checkpoints are written atomically, and the old
+    one goes when the new one is there. At SIGTERM or SIGUSR1 the next iteration ends with a checkpoint,
+    and training stops with exit status 128 + signal.
     """
 
     priority = 80  # schedules and averages are up to date then; checkpoints are written later
@@ -96,8 +96,8 @@ class ResumeHook(Hook):
     # -- what is saved --------------------------------------------------------------------------
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """The last validation is of other weights from here on."""
-        self._validated = False
+        """The last validation and the last gathering are of another state from here on."""
+        self._validated, self._gathered = False, (-1, [])
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -105,32 +105,33 @@ class ResumeHook(Hook):
         """Gather what a checkpoint of this iteration needs; stop if a signal has come to any rank."""
         number = self._agreed()
         if number or any(saves_now(hook, runner) for hook in runner.hooks):
-            self._gather(runner.iter)
+            self._gather(runner)
         if number and between_updates(runner):
             self._stop(runner, number)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Gather what a checkpoint of this epoch needs."""
-        self._gather(runner.iter)
+        self._gather(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         """Gather once more: a new best score is saved again."""
         self._validated = True
-        self._gather(runner.iter)
+        self._gather(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the random states and the place in the data. The first rank alone comes here."""
         at, ranks = self._gathered
         if at != runner.iter:
-            ranks = [self._own()]
+            ranks = [self._own(runner)]
         place = dict(began=self._data.began, number=self._data.number)
         checkpoint[KEY] = dict(ranks=ranks, validated=self._validated, **place)
 
-    def _own(self) -> dict[str, State]:
-        return dict(now=random_state(), start=self._data.start)
+    def _own(self, runner: Runner) -> dict[str, Any]:
+        own = dict(now=random_state(), start=self._data.start)
+        return own if between_updates(runner) else {**own, 'gradients': gradients(runner)}
 
-    def _gather(self, at: int) -> None:
-        self._gathered = (at, gather_objects(self._own(), self._group))
+    def _gather(self, runner: Runner) -> None:
+        self._gathered = (runner.iter, gather_objects(self._own(runner), self._group))
 
     def _agreed(self) -> int:
         """The signal that came to any rank."""
@@ -203,6 +204,7 @@ class ResumeHook(Hook):
             return
         own, loop = record['ranks'][rank()], runner.train_loop
         set_random_state(own['now'])
+        set_gradients(runner, own.get('gradients', {}))
         by_iteration = isinstance(loop, IterBasedTrainLoop)
         if by_iteration:
             loop.fast_forward_on_resume = True  # not the loop, but the data are wound on, below
@@ -307,9 +309,34 @@ def saves_now(hook: Hook, runner: Runner) -> bool:
 
 
 def between_updates(runner: Runner) -> bool:
-    """Whether no gradients are accumulated, which a checkpoint would lose."""
+    """Whether no gradients are accumulated for the next update."""
     wrapper = runner.optim_wrapper
     return isinstance(wrapper, OptimWrapperDict) or wrapper.should_update()
+
+
+def gradients(runner: Runner) -> dict[str, torch.Tensor]:
+    """The gradients of this rank, or its shares of them, which are accumulated."""
+    named = bare(runner).named_parameters()
+    return {name: local_part(p.grad).cpu() for name, p in named if p.grad is not None}
+
+
+def set_gradients(runner: Runner, found: dict[str, torch.Tensor]) -> None:
+    """Go on with gradients that were accumulated."""
+    for name, parameter in bare(runner).named_parameters():
+        if name not in found:
+            continue
+        gradient = torch.zeros_like(parameter)
+        own = local_part(gradient)
+        if own.shape != found[name].shape:
+            print_log(
+                'resume: the checkpoint has accumulated gradients, of a training that was sharded '
+                'otherwise; they are lost',
+                'current',
+                logging.WARNING,
+            )
+            return
+        own.copy_(found[name])
+        parameter.grad = gradient
 
 
 def validation_due(runner: Runner) -> bool:
