@@ -66,7 +66,9 @@ CASES = {
         {**LONG, 'train_cfg.max_epochs': 6, 'optim_wrapper.accumulative_counts': 3},
     ),
 }
-RANKS = ('ranks', 'accumulated')
+SHARD = dict(type='mmkd.FullyShard', teacher='shard', smallest=1000)
+CASES['shards'] = (*CASES['ranks'][:2], {**CASES['ranks'][2], 'model_wrapper_cfg': SHARD})
+RANKS = ('ranks', 'accumulated', 'shards')
 
 
 def training(case, shapes, folder, vis_backends=()):
@@ -180,6 +182,7 @@ def differing(ours, theirs):
         pytest.param('passes', 3, 10, marks=pytest.mark.slow),
         pytest.param('ranks', 5, 9, marks=pytest.mark.slow),
         pytest.param('accumulated', 3, 11, marks=pytest.mark.slow),
+        pytest.param('shards', 3, 12, marks=pytest.mark.slow),
     ],
 )
 def test_a_training_killed_at_random_ends_like_one_that_was_not(

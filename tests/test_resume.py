@@ -287,7 +287,7 @@ def test_without_a_seed_the_checkpoints_is_taken(shapes, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_iteration_with_a_checkpoint(number, shapes, tmp_path):
-    cfg = short(shapes)
+    cfg = short(shapes, **{'optim_wrapper.accumulative_counts': 4})
     straight = run(cfg, tmp_path / 'straight')
     handler = signal.getsignal(number)
 

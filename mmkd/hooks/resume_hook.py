@@ -106,7 +106,7 @@ class ResumeHook(Hook):
         number = self._agreed()
         if number or any(saves_now(hook, runner) for hook in runner.hooks):
             self._gather(runner)
-        if number and between_updates(runner):
+        if number:
             self._stop(runner, number)
 
     def after_train_epoch(self, runner: Runner) -> None:
