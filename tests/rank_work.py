@@ -130,7 +130,7 @@ def _global_batch(family: str, iteration: int, images: int = 4) -> dict[str, Any
     return batch
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)  # pytest imports this module once more, for its doctests
 class Holdings(Hook):
     """Notes how many bytes of each part this rank holds at the end."""
 
