@@ -213,7 +213,8 @@ def run_tool(main: Callable[[], Any]) -> None:
     except SystemExit as stop:
         status = stop.code
     leave_ranks()  # here, where nothing of the run is alive any more
-    sys.exit(status)
+    if status is not None:
+        sys.exit(status)
 
 
 # -- parts of a training config --------------------------------------------------------------------
