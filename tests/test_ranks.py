@@ -18,7 +18,9 @@ LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
 METHODS = {
     'pkd': dict(type='mmkd.PKD'),
     'cwd': dict(type='mmkd.CWD'),
-    'at': dict(type='mmkd.AT'),
+    'at': dict(
+        type='mmkd.AT', weight=100.0
+    ),  # at 1000 even one process on 1 and 2 threads parts here
     'kd': dict(type='mmkd.KD'),
     'fitnet': dict(type='mmkd.FitNet', tap='backbone.layer3', weight=LATE),
     'frskd': dict(type='mmkd.FRSKD', feature='fitnet', beta=LATE, alpha=LATE),
