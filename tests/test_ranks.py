@@ -11,7 +11,7 @@ from mmengine.config import Config
 from rank_work import first_losses, on_ranks, run, several, trained
 
 from mmkd import InputError
-from mmkd.ranks import prepare_ranks, rank_variables
+from mmkd.ranks import prepare_ranks
 
 LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
 """Zero at first: what it belongs to has no gradient then."""
@@ -159,18 +159,6 @@ def with_norms():
             teacher=dict(config=h.classifier(16), checkpoint='untrained'),
         )  # fmt: skip
     return models
-
-
-def test_slurms_variables_name_the_first_node_and_a_port_of_the_job():
-    slurm = {
-        'SLURM_PROCID': '3',
-        'SLURM_NTASKS': '4',
-        'SLURM_LOCALID': '1',
-        'SLURM_JOB_ID': '40123',
-    }
-    for nodes, first in [('n[3-5,7],m1', 'n3'), ('gpu01', 'gpu01'), ('a-b[08,10]', 'a-b08')]:
-        found = rank_variables('slurm', {**slurm, 'SLURM_STEP_NODELIST': nodes})
-        assert (found['MASTER_ADDR'], found['MASTER_PORT']) == (first, '20123')
 
 
 def test_ranks_on_gpus_have_the_address_and_port_of_their_job(monkeypatch):
