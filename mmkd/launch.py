@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -27,6 +28,9 @@ from .storage import latest_checkpoint
 
 FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 """With this set, no ``torch.load`` of the process can execute code, whoever calls it."""
+
+
+OTHER_ENGINES = ('FlexibleRunner', 'MMFullyShardedDataParallel')
 
 
 def training_config(
@@ -118,9 +122,7 @@ def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
     with answered(cfg, ('train', 'val')):
         runner = build_runner(cfg, trust_checkpoint)
-        for hook in (ResumeHook, ShardingHook, FaultHook) if isinstance(runner, Runner) else ():
-            if not any(isinstance(given, hook) for given in runner.hooks):
-                runner.register_hook(hook())
+        _register(runner, ResumeHook, ShardingHook, FaultHook)
         runner.train()
 
 
@@ -128,7 +130,7 @@ def evaluate(cfg: Config, trust_checkpoint: bool = False) -> dict[str, float]:
     """Evaluate a config's checkpoint; the metrics."""
     with answered(cfg, ('test',)):
         runner = build_runner(cfg, trust_checkpoint)
-        runner.register_hook(FaultHook())
+        _register(runner, FaultHook)
         return runner.test()
 
 
@@ -217,6 +219,13 @@ def run_tool(main: Callable[[], Any]) -> None:
         sys.exit(status)
 
 
+def _register(runner: Any, *hooks: type[Hook]) -> None:
+    """Add hooks that the config does not have; only the usual Runner has a use for them."""
+    for hook in hooks if isinstance(runner, Runner) else ():
+        if not any(isinstance(given, hook) for given in runner.hooks):
+            runner.register_hook(hook())
+
+
 # -- parts of a training config --------------------------------------------------------------------
 
 
@@ -227,16 +236,15 @@ def _default_work_dir(config: str | Path | Config, method: str | None) -> str:
 
 
 def _refuse_other_engines(cfg: Config) -> None:
-    """mmengine's FSDP clips gradients by the norm of each rank's shard, and saves nothing of the methods."""
+    """mmengine's own FSDP clips gradients by the norm of each rank's shard."""
     wrapper = (cfg.get('model_wrapper_cfg') or {}).get('type')
-    found = {'runner_type': cfg.get('runner_type'), 'model_wrapper_cfg.type': wrapper}
-    for option, refused in (
-        ('runner_type', 'FlexibleRunner'),
-        ('model_wrapper_cfg.type', 'MMFullyShardedDataParallel'),
-    ):
-        if is_distiller(cfg.model) and found[option] == refused:
+    for option, value in {
+        'runner_type': cfg.get('runner_type'),
+        'model_wrapper_cfg.type': wrapper,
+    }.items():
+        if value in OTHER_ENGINES and is_distiller(cfg.model):
             raise InputError(
-                f"{option}={refused}: distillation runs on mmengine's Runner; leave {option} out, and to "
+                f"{option}={value}: distillation runs on mmengine's Runner; leave {option} out, and to "
                 "shard weights over ranks set model_wrapper_cfg=dict(type='mmkd.FullyShard')"
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .distiller import Distiller
-from .errors import InputError, refuse_other
+from .errors import InputError, refuse_other, refuse_unknown
 from .ranks import local_part, rank, world_size
 from .registry import MODEL_WRAPPERS
 from .teacher import Teacher
@@ -32,11 +32,6 @@ class Sharding:
     teacher: str
     smallest: int
     reshard_after_forward: bool
-
-    @staticmethod
-    def wanted(model: nn.Module) -> Sharding | None:
-        """What was asked for a model, if it was."""
-        return vars(model).get('sharding')
 
 
 @MODEL_WRAPPERS.register_module()
@@ -60,11 +55,17 @@ class FullyShard:
         teacher: str = 'whole',
         smallest: int = 1_000_000,
         reshard_after_forward: bool = True,
+        **unknown: Any,
     ) -> nn.Module:
+        refuse_unknown('model_wrapper_cfg', unknown, [field.name for field in fields(Sharding)])
         refuse_other('model_wrapper_cfg.teacher', teacher, TEACHERS)
         if not isinstance(smallest, int) or smallest < 1:
             raise InputError(
                 f'model_wrapper_cfg.smallest={smallest!r}; needed: a whole number of parameters from 1 on'
+            )
+        if not isinstance(reshard_after_forward, bool):
+            raise InputError(
+                f'model_wrapper_cfg.reshard_after_forward={reshard_after_forward!r}; needed: True or False'
             )
         if not hasattr(torch.distributed.fsdp, 'fully_shard'):
             raise InputError(

@@ -26,6 +26,9 @@ from mmkd.launch import train, training_config
 from mmkd.ranks import leave_ranks, local_part
 from mmkd.ratios import CKARatio
 
+DDP = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+"""As ``tools/train.py`` sets it for CPU ranks."""
+
 
 def on_ranks(work: Callable[..., Any], folder: Path, *arguments: Any, ranks: int = 2) -> list[Any]:
     """What ``work(rank, *arguments)`` gives on each rank of a gloo group."""
@@ -183,9 +186,7 @@ def run(rank: int, config: Any) -> dict[str, Any]:
         os.environ['LOCAL_RANK'] = str(rank)  # device_ids=None below is stronger
         cfg.launcher = 'pytorch'
         cfg.train_dataloader.batch_size //= dist.get_world_size()
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
-        )
+        cfg.model_wrapper_cfg = DDP
     runner = Runner.from_cfg(cfg)
     model = runner.train()
     hook = next(hook for hook in runner.hooks if isinstance(hook, DistillationHook))

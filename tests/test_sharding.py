@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import helpers as h
 import pytest
 import torch
-from rank_work import on_ranks, run_on_rank
+from rank_work import DDP, on_ranks, run_on_rank
 from torch import nn
 
 from mmkd.checkpoints import read_checkpoint
 from mmkd.errors import InputError
 from mmkd.hooks import sharding_hook
+from mmkd.hooks.distillation_hook import flat
 from mmkd.launch import training_config
 from mmkd.sharding import FullyShard
 
@@ -22,7 +23,6 @@ METHODS = {
     'sfr': dict(type='mmkd.SFR'),
 }
 STAGES = ['backbone.layer2', 'backbone.layer3']
-DDP = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
 SHARD = dict(type='mmkd.FullyShard', smallest=1000)
 
 
@@ -60,20 +60,8 @@ SAVED = ('state_dict', 'ema_state_dict', 'optimizer', 'method_optimizers')
 
 def saved(path):
     checkpoint = read_checkpoint(path)
-    return flat_tensors({name: checkpoint[name] for name in SAVED if name in checkpoint})
-
-
-def flat_tensors(nest, prefix=''):
-    if isinstance(nest, torch.Tensor):
-        return {prefix: nest}
-    items = (
-        nest.items()
-        if isinstance(nest, dict)
-        else enumerate(nest)
-        if isinstance(nest, list)
-        else ()
-    )
-    return {k: v for key, value in items for k, v in flat_tensors(value, f'{prefix}.{key}').items()}
+    kept = flat({name: checkpoint[name] for name in SAVED if name in checkpoint})
+    return {name: value for name, value in kept.items() if isinstance(value, torch.Tensor)}
 
 
 def same(ours, theirs, tolerance=0.0):
@@ -146,6 +134,8 @@ def test_accumulated_gradients_are_resumed(shapes, tmp_path):
     [
         (dict(teacher='shared'), r"model_wrapper_cfg.teacher='shared'; nearest: 'shard'"),
         (dict(smallest=0), 'model_wrapper_cfg.smallest=0; needed: a whole number of parameters'),
+        (dict(teachers='shard'), r"model_wrapper_cfg: unknown option 'teachers'; nearest: 'teacher'"),
+        (dict(reshard_after_forward='no'), "reshard_after_forward='no'; needed: True or False"),
         (dict(smallest=1e6), 'model_wrapper_cfg.smallest=1000000.0; needed: a whole number'),
     ],
 )  # fmt: skip

@@ -29,11 +29,11 @@ class ShardingHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Shard the model, its optimisers and averages."""
         model: Any = runner.model
-        options = Sharding.wanted(model)
+        options: Sharding | None = vars(model).pop('sharding', None)
         if options is None:
             return
         refuse_uneven_validation(runner)
-        del model.sharding, model.train_step
+        del model.train_step
         wrapper: Any = runner.optim_wrapper
         wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         own = [

@@ -29,10 +29,12 @@ class AT(FeatureMethod):
     weights = {'classification': 1000.0, 'detection': 1000.0, 'segmentation': 1000.0}
 
     def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Of classifiers every stage but the first."""
         if task_of(student) != 'classification':
             return super().default_taps(student)
         taps = stage_taps(student)
         return taps[1:] or taps
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`attention_distance`."""
         return attention_distance(student, teacher)

@@ -170,6 +170,7 @@ class FeatureMethod(Method):
         raise NotImplementedError
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Take the taps that are given, or the default ones, on both sides."""
         taps = self.default_taps(student) if self._tap is None else parse_taps(self._tap)
         self.student_taps = taps
         self.teacher_taps = taps if self._teacher_tap is None else parse_taps(self._teacher_tap)
@@ -185,6 +186,7 @@ class FeatureMethod(Method):
         return [Tap('neck' if task_of(student) == 'detection' and has_neck else 'backbone')]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build an adapter for each level."""
         assert teacher is not None
         for (what, shape), (_, target) in self.paired_levels(student, teacher):
             self.adapters.append(self._adapter(what, shape, target))

@@ -40,15 +40,18 @@ class CWD(FeatureMethod):
         self.temperature = temperature
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Choose the temperature by the task."""
         super().plan(student, teacher)
         if self.temperature is None:
             self.temperature = 4.0 if task_of(student) == 'segmentation' else 1.0
 
     def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Of segmentors the class scores."""
         if task_of(student) == 'segmentation':
             return [Tap('decode_head.conv_seg')]
         return super().default_taps(student)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`channel_kl`."""
         assert self.temperature is not None
         return channel_kl(student, teacher, self.temperature)

@@ -132,10 +132,12 @@ class DPK(FeatureMethod):
 
     @property
     def level_taps(self) -> tuple[list[Tap], list[Tap]]:
+        """The taps of features; that of the logits has no level."""
         ours, theirs = ([t for t in taps if t != LOGITS] for taps in super().level_taps)
         return ours, theirs
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Choose taps and the published factors of the task."""
         assert teacher is not None
         self._refuse_idle(task_of(student))
         super().plan(student, teacher)
@@ -150,11 +152,13 @@ class DPK(FeatureMethod):
             self.teacher_taps = [*self.teacher_taps, LOGITS]
 
     def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Of detectors the neck, else the last two stages."""
         if task_of(student) == 'detection' and getattr(student, 'neck', None) is not None:
             return [Tap('neck')]
         return stage_taps(student)[-2:]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build the transforms of the levels that are injected, and the loss of the others."""
         assert teacher is not None
         self.paired_levels(student, teacher)
         taps, target_taps = self.level_taps
@@ -173,6 +177,7 @@ class DPK(FeatureMethod):
                 self.adapters.append(Adapter(own, target) if plain else nn.Identity())
 
     def after_init(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Let parts of the student start from the teacher's weights."""
         assert teacher is not None
         for part in self.inherit:
             report = inherit(student, teacher, part)
@@ -236,6 +241,7 @@ class DPK(FeatureMethod):
     # -- one step -------------------------------------------------------------------------------
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """Measure the gap, rebuild the student's maps, and compare them with the teacher's."""
         maps = self.raw_pairs(step)
         injected = [maps[level] for level in self.inject]
         readings = self.ratio(injected, step.progress, self.rng)
@@ -250,9 +256,11 @@ class DPK(FeatureMethod):
         return terms | self._statistics(readings)
 
     def training_state(self) -> dict[str, Any]:
+        """The generator of the masks, and what the ratio remembers."""
         return {'rng': self.rng.get_state(), 'ratio': self.ratio.state()}
 
     def resume_training(self, state: Mapping[str, Any]) -> None:
+        """Go on with both."""
         self.rng.set_state(state['rng'])
         self.ratio.resume(state['ratio'])
 

@@ -56,6 +56,7 @@ class FGD(FeatureMethod):
         self.terms: nn.Module | None = None
 
     def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build adapters and the relation blocks, with the weights published for the detector."""
         assert teacher is not None
         refuse_other_task(self, student, 'detection')
         super().setup(student, teacher)
@@ -64,5 +65,6 @@ class FGD(FeatureMethod):
         self.terms = FocalGlobalLevels(channels, weights, self.temperature)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """The focal and global terms of all levels."""
         assert self.terms is not None
         return self.terms(self.pairs(step), step.samples, step.inputs.shape[-2:])

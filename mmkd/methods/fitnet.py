@@ -27,4 +27,5 @@ class FitNet(FeatureMethod):
     weights = {'classification': 100.0}
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The mean square error."""
         return F.mse_loss(student, teacher)

@@ -109,6 +109,7 @@ class FRSKD(Method):
     # -- set-up ---------------------------------------------------------------------------------
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Take the stages or the pyramid, the class logits, and the boxes that these are of."""
         task = task_of(student)
         self._refuse_task(student, task)
         self.kd.plan(student, student)
@@ -118,6 +119,7 @@ class FRSKD(Method):
         self.student_taps = [*self.maps, *self.kd.student_taps, *self.boxes]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build the self-teacher: its pyramid, and heads as the student's."""
         refuse_unordered('FRSKD', student, self.maps)
         self.kd.setup(student, student)
         channels = channels_of(student, self.maps)
@@ -135,12 +137,14 @@ class FRSKD(Method):
         self.beta = _schedule(self._beta, self._default_beta(student.task), student.task)
 
     def reaches_student(self, term: str) -> bool:
+        """Of the self-teacher's losses the classifier's, unless its inputs are detached."""
         # a detector's terms may be zero where a batch holds no object
         if term == 'loss_ce':
             return not self.detach_input
         return term in ('loss_logits', f'loss_{self.feature}')
 
     def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
+        """The adapters, as long as the feature term has no weight."""
         return () if self.beta(progress) > 0 else self.adapters.parameters()
 
     def _map_taps(self, student: nn.Module, task: str) -> list[Tap]:
@@ -173,6 +177,7 @@ class FRSKD(Method):
     # -- one step -------------------------------------------------------------------------------
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """The self-teacher's own losses, and what the student is to learn from it."""
         assert self.self_teacher is not None
         alpha, beta = self.alpha(step.progress), self.beta(step.progress)
         maps = self._maps(step)

@@ -66,6 +66,7 @@ class KD(Method):
         self.queries = 0
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Choose temperature and logits; teacher and student must have heads of one kind."""
         assert teacher is not None
         self.kind = head_kind(student)
         if self.kind != head_kind(teacher):
@@ -82,6 +83,7 @@ class KD(Method):
             self.teacher_taps = self.student_taps if self._tap else logit_taps(teacher)
 
     def setup(self, student: Side, teacher: Side | None) -> None:
+        """Look at both heads: sigmoid or softmax, as many classes, logits of the same shapes."""
         assert teacher is not None
         head, guide = logit_head(student.model), logit_head(teacher.model)
         self.sigmoid = is_sigmoid(head)
@@ -91,15 +93,17 @@ class KD(Method):
         self._check_shapes(student, teacher)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """The divergence, divided by rows, or for dense heads by the objects the teacher expects."""
         assert self.temperature is not None
         student, teacher = self._rows(step)
         if self.sigmoid:
             divergence = binary_kl(student, teacher, self.temperature).sum(-1)
         else:
             divergence = softmax_kl(student, teacher, self.temperature)
-        counted = divergence.new_tensor(float(len(divergence)))
         if self.kind in ('dense', 'query'):
             counted = self._foreground(teacher).sum()
+        else:
+            counted = divergence.new_tensor(float(len(divergence)))
         return {'loss': divergence.sum() / mean_count(counted)}
 
     def _rows(self, step: Step) -> Rows:

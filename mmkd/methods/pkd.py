@@ -27,4 +27,5 @@ class PKD(FeatureMethod):
     weights = {'detection': 6.0}
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`pearson_distance`."""
         return pearson_distance(student, teacher)

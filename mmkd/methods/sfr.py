@@ -118,6 +118,7 @@ class SFR(Method):
     # -- set-up ---------------------------------------------------------------------------------
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Take the stages; of detectors the deepest three are regularised."""
         self._check_task(student)
         taps = default_stages(student, self.source) if self._tap is None else parse_taps(self._tap)
         self.stage_taps = self.student_taps = taps
@@ -125,6 +126,7 @@ class SFR(Method):
             self.kept = 3
 
     def setup(self, student: Side, teacher: Side | None) -> None:
+        """Choose marginals, schedule and the head whose labels are smoothed."""
         detection = student.task == 'detection'
         self.boxes = detection if self.boxes is None else self.boxes
         if self.boxes and self.solver != 'sinkhorn':
@@ -174,6 +176,7 @@ class SFR(Method):
     # -- one step -------------------------------------------------------------------------------
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """The transport between stages, and the change that smoothing makes to the student's loss."""
         terms = {}
         if self.feature is not None:
             terms['loss_features'] = self._features(step, self.feature(step.progress))
