@@ -142,8 +142,8 @@ def refuse_cpu_sync_bn(student: nn.Module) -> None:
         kind = 'SyncBN' if isinstance(module, nn.SyncBatchNorm) else 'MMSyncBN'
         raise InputError(
             f'norm_cfg=dict(type={kind!r}): {places[0]} of the student and {len(places) - 1} more; on '
-            "CPU ranks nothing synchronises them: take type='BN', frozen (the backbone's "
-            "norm_eval=True) or each rank's own, or type='GN', or train without a launcher"
+            "CPU ranks nothing synchronises them: take type='BN' (of RTMDet also use_syncbn=False), frozen "
+            "(the backbone's norm_eval=True) or each rank's own, or type='GN', or train without a launcher"
         )
 
 

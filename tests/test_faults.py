@@ -24,7 +24,7 @@ from mmkd.randomness import seed_all
 from mmkd.storage import latest_checkpoint
 
 ROOT = Path(__file__).parents[1]
-TRAIN, TXT = 'annotations/train.json', 'train.txt'
+TRAIN = 'annotations/train.json'
 
 
 @pytest.fixture

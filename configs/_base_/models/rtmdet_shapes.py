@@ -2,6 +2,7 @@
 channels = [96, 192, 384]
 model = dict(
     type='RTMDet',
+    use_syncbn=False,  # which CPU ranks cannot do
     data_preprocessor=dict(
         type='DetDataPreprocessor',
         mean=[103.53, 116.28, 123.675],
