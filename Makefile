@@ -25,7 +25,7 @@ test-all: setup
 	$(PY) -m pytest -q -m 'not slurm'
 
 test-slurm: setup
-	$(PY) -m pytest -q -m slurm tests/test_slurm.py
+	$(PY) -m pytest -q -m slurm tests/training/test_slurm.py
 
 lint: setup
 	$(VENV)/bin/ruff check .

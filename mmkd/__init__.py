@@ -14,17 +14,17 @@ from . import compat
 compat.prepare()
 
 from . import backbones  # noqa: E402
-from .amp import CpuAmpOptimWrapper  # noqa: E402
-from .distill import distill  # noqa: E402
-from .distillation import Distillation  # noqa: E402
-from .distiller import Distiller, build_distiller  # noqa: E402
+from .config.conversion import distill  # noqa: E402
+from .core.distiller import Distiller, build_distiller  # noqa: E402
+from .core.engine import Distillation  # noqa: E402
+from .core.method import FeatureMethod, Method  # noqa: E402
+from .core.step import Side, Step  # noqa: E402
+from .core.teacher import Teacher  # noqa: E402
 from .errors import InputError  # noqa: E402
-from .hooks import DistillationHook  # noqa: E402
-from .methods import AT, CWD, KD, PKD, FeatureMethod, FitNet, Method, Side, Step  # noqa: E402
+from .family.taps import Tap  # noqa: E402
+from .methods import AT, CWD, KD, PKD, FitNet  # noqa: E402
 from .necks import Adapter  # noqa: E402
-from .sharding import FullyShard  # noqa: E402
-from .taps import Tap  # noqa: E402
-from .teacher import Teacher  # noqa: E402
+from .training import CpuAmpOptimWrapper, DistillationHook, FullyShard  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [

@@ -12,8 +12,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmkd  # noqa: F401
-from mmkd.configs import build_model, load_config, model_config
 from mmkd.datasets import CLASSES as SHAPES
+from mmkd.family.building import build_model, load_config, model_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -19,12 +19,12 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
+from mmkd.collectives import local_part
+from mmkd.commands.train import train, training_config
 from mmkd.errors import InputError
-from mmkd.hooks import DistillationHook
-from mmkd.hooks.distillation_hook import bare
-from mmkd.launch import train, training_config
-from mmkd.ranks import leave_ranks, local_part
-from mmkd.ratios import CKARatio
+from mmkd.methods.dpk.ratios import CKARatio
+from mmkd.training.method_optimizers import DistillationHook, bare
+from mmkd.training.processes import leave_ranks
 
 DDP = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
 """As ``tools/train.py`` sets it for CPU ranks."""

@@ -6,7 +6,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
 
 from mmkd.compat import prepare
-from mmkd.configs import load_config
+from mmkd.family.building import load_config
 
 
 def test_mmcls_names_imports_and_configs_are_mmpretrains():

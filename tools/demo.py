@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mmkd.demo import run_demo
+from mmkd.commands.demo import run_demo
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmkd  # noqa: F401  # cures what can be cured before the stack is looked at
-from mmkd.doctor import examine, healthy
+from mmkd.commands.doctor import examine, healthy
 
 COLOURS = {'ok': 'green', 'untested': 'yellow', 'broken': 'red'}
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from mmkd.export import export_student
-from mmkd.launch import run_tool
+from mmkd.commands.export import export_student
+from mmkd.commands.tool import run_tool
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from mmkd.configs import build_model, load_config, model_config
-from mmkd.drive import all_taps
-from mmkd.launch import run_tool
+from mmkd.commands.tool import run_tool
+from mmkd.family.building import build_model, load_config, model_config
+from mmkd.family.running import all_taps
 
 
 def main() -> None:

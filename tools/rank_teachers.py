@@ -11,8 +11,8 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from mmkd.launch import run_tool
-from mmkd.rank_teachers import Ranking, rank_teachers
+from mmkd.commands.rank_teachers import Ranking, rank_teachers
+from mmkd.commands.tool import run_tool
 
 
 def parse_args() -> argparse.Namespace:

@@ -2,7 +2,8 @@
 
 import argparse
 
-from mmkd.launch import add_common_arguments, evaluate, evaluation_config, run_tool
+from mmkd.commands.test import evaluate, evaluation_config
+from mmkd.commands.tool import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,7 +4,8 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmkd.launch import add_common_arguments, run_tool, train, training_config
+from mmkd.commands.tool import add_common_arguments, run_tool
+from mmkd.commands.train import train, training_config
 
 
 def parse_args() -> argparse.Namespace:

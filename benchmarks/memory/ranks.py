@@ -26,9 +26,10 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
 
 import mmkd  # noqa: F401
-from mmkd.configs import load_config, model_config
-from mmkd.ranks import leave_ranks, local_part
-from mmkd.sharding import Sharding, shard
+from mmkd.collectives import local_part
+from mmkd.family.building import load_config, model_config
+from mmkd.training.processes import leave_ranks
+from mmkd.training.sharding import Sharding, shard
 
 STUDENT = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 TEACHER = 'mmdet::retinanet/retinanet_x101-64x4d_fpn_1x_coco.py'

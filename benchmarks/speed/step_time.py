@@ -24,9 +24,9 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmkd
-from mmkd.configs import load_config, model_config
-from mmkd.drive import task_of
-from mmkd.methods.base import find_method
+from mmkd.core.method import find_method
+from mmkd.family.building import load_config, model_config
+from mmkd.family.stages import task_of
 
 STUDENTS = {
     'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',

@@ -1,4 +1,7 @@
-"""Backbones that the papers need and the toolboxes lack."""
+"""Students and teachers of the CIFAR and ImageNet literature that the toolboxes lack.
+
+May import nothing but the modules of the top level.
+"""
 
 from .cifar_resnet import CIFARResNet
 from .cifar_vgg import CIFARVGG

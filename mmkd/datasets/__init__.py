@@ -1,4 +1,7 @@
-"""The embedded data set."""
+"""Data that mmkd makes itself: drawn images with objects of known shape.
+
+May import nothing but the modules of the top level.
+"""
 
 from .shapes import CLASSES, ShapesSpec, make_shapes
 

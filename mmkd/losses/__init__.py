@@ -1,4 +1,9 @@
-"""Pure functions on tensors: the arithmetic that methods share."""
+"""The arithmetic that methods share: pure functions on tensors.
+
+They know no models and keep nothing between calls; sums over the ranks of a training are the only thing
+outside of their arguments that they see.
+May import nothing but the modules of the top level.
+"""
 
 from .attention import attention_distance, attention_map
 from .cka import cka, hsic

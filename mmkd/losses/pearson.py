@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..ranks import global_mean
+from ..collectives import global_mean
 
 EPSILON = 1e-6
 """A channel whose standard deviation is below this counts as constant."""

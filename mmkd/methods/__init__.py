@@ -1,9 +1,15 @@
-"""One file for each method."""
+"""One file for each method; what only one method uses lies beside it.
 
+A method imports no other: what two share is arithmetic (losses), knowledge of models (family) or a
+network (necks).
+May import: files, losses, family, necks, core.
+"""
+
+from ..core.method import FeatureMethod, Method
+from ..core.step import Side, Step
 from .at import AT
-from .base import FeatureMethod, Method, Side, Step
 from .cwd import CWD
-from .dpk import DPK
+from .dpk.method import DPK
 from .fgd import FGD
 from .fitnet import FitNet
 from .frskd import FRSKD

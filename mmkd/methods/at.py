@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..drive import stage_taps, task_of
+from ..core.method import FeatureMethod
+from ..family.stages import stage_taps, task_of
+from ..family.taps import Tap
 from ..losses.attention import attention_distance
 from ..registry import MODELS
-from ..taps import Tap
-from .base import FeatureMethod
 
 
 @MODELS.register_module()

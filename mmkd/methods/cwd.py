@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..drive import task_of
+from ..core.method import FeatureMethod
 from ..errors import InputError
+from ..family.stages import task_of
+from ..family.taps import Tap
 from ..losses.kl import channel_kl
 from ..registry import MODELS
-from ..taps import Tap
-from .base import FeatureMethod
 
 
 @MODELS.register_module()

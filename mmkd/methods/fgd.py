@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.method import FeatureMethod, channels_of, refuse_other_task
+from ..core.step import Side, Step
 from ..necks.focal_global import FocalGlobalLevels, focal_weights
 from ..registry import MODELS
-from .base import FeatureMethod, Side, Step, channels_of, refuse_other_task
 
 
 @MODELS.register_module()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.method import FeatureMethod
 from ..registry import MODELS
-from .base import FeatureMethod
 
 
 @MODELS.register_module()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,18 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..drive import Rois, box_tap, roi_stage, stage_taps, task_of
+from ..core.method import Method, channels_of, levels_of, refuse_unordered
+from ..core.schedules import Schedule, build_schedule
+from ..core.step import Side, Step
 from ..errors import InputError, refuse_other
-from ..heads import is_sigmoid, logit_head
+from ..family.heads import is_sigmoid, logit_head, logit_taps
+from ..family.logits import LogitDivergence
+from ..family.roi import Rois, box_tap, roi_stage
+from ..family.stages import stage_taps, task_of
+from ..family.taps import Features, Tap, parse_taps
 from ..losses.attention import attention_distance
 from ..necks.adapters import as_map
 from ..necks.bifpn import BiFPN, pointwise
 from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher, rotated
 from ..registry import MODELS
-from ..schedules import Schedule, build_schedule
-from ..taps import Tap, parse_taps
-from .base import Method, Side, Step, channels_of, levels_of, refuse_unordered
-from .kd import KD
 
 ALPHA = {'classification': 2.0, 'detection': 1.0, 'segmentation': 1.0}
 BETA = {'classification': 100.0, 'detection': 50.0, 'segmentation': 50.0}
@@ -42,7 +43,7 @@ class FRSKD(Method):
 
         L = task(z_s) + task(z_t) + alpha KL(z_t || z_s) + beta sum_i mean (a(F_i) - a(T_i))^2
 
-    ``a`` is spatial attention. Divergence and temperature are those of :class:`KD` for the head.
+    ``a`` is spatial attention. Divergence and temperature are those of KD for the head.
 
     - classification: all stages; cross-entropy of the self-teacher with the labels that the
       student's head gets, hard or mixed. alpha 2, beta 100, T 4, no ramp.
@@ -90,6 +91,8 @@ class FRSKD(Method):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if temperature is not None and temperature <= 0:
+            raise InputError(f'FRSKD: temperature={temperature}; needed: a number above 0')
         if feature is not None:
             refuse_other('FRSKD: feature', feature, FEATURES)
         if feature is None and beta is not None:
@@ -98,7 +101,9 @@ class FRSKD(Method):
         self.feature, self.detach_input, self._tap = feature, detach_input, tap
         self._sizes = dict(width=width, channels=channels)
         self.depth, self.repeat, self.rotations = depth, repeat, rotations
-        self.kd = KD(temperature)
+        self.temperature = temperature
+        self.divergence: LogitDivergence | None = None
+        self.logits: list[Tap] = []
         self.maps: list[Tap] = []
         self.boxes: list[Tap] = []
         self.adapters = nn.ModuleList()
@@ -112,24 +117,24 @@ class FRSKD(Method):
         """Take the stages or the pyramid, the class logits, and the boxes that these are of."""
         task = task_of(student)
         self._refuse_task(student, task)
-        self.kd.plan(student, student)
+        self.divergence = LogitDivergence.of(student, student, self.temperature)
+        self.logits = logit_taps(student)
         self.maps = self._map_taps(student, task)
-        if self.kd.kind == 'roi':
-            self.boxes = [box_tap(tap) for tap in self.kd.student_taps]
-        self.student_taps = [*self.maps, *self.kd.student_taps, *self.boxes]
+        if self.divergence.kind == 'roi':
+            self.boxes = [box_tap(tap) for tap in self.logits]
+        self.student_taps = [*self.maps, *self.logits, *self.boxes]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build the self-teacher: its pyramid, and heads as the student's."""
         refuse_unordered('FRSKD', student, self.maps)
-        self.kd.setup(student, student)
         channels = channels_of(student, self.maps)
         pyramid = BiFPN(channels, **self._form(student.task, channels))
         if student.task == 'classification':
-            classes = _classes(student, self.kd.student_taps)
-            tap = self.kd.student_taps[0]
+            classes = _classes(student, self.logits)
+            tap = self.logits[0]
             self.self_teacher = ClassifierTeacher(pyramid, classes, tap, self.rotations)
         else:
-            self.self_teacher = HeadsTeacher(pyramid, student.config, self.kd.student_taps)
+            self.self_teacher = HeadsTeacher(pyramid, student.config, self.logits)
         if self.feature == 'fitnet':
             pairs = zip(channels, pyramid.out_channels)
             self.adapters.extend(pointwise(own, refined) for own, refined in pairs)
@@ -187,8 +192,7 @@ class FRSKD(Method):
         if beta > 0:
             terms[f'loss_{self.feature}'] = beta * self._distance(maps, refined)
         if alpha > 0:
-            compared = dataclasses.replace(step, teacher=logits)
-            terms['loss_logits'] = alpha * self.kd(compared)['loss']
+            terms['loss_logits'] = alpha * self._divergence(step.student, logits)
         return terms
 
     def _maps(self, step: Step) -> list[Tensor]:
@@ -211,10 +215,15 @@ class FRSKD(Method):
             distances = [attention_distance(own, t.detach()) for own, t in zip(maps, refined)]
         return torch.stack(distances).sum()
 
+    def _divergence(self, student: Features, teacher: Features) -> Tensor:
+        assert self.divergence is not None
+        sides = ([t for tap in self.logits for t in side[tap]] for side in (student, teacher))
+        return self.divergence(*sides)
+
     def _rois(self, step: Step) -> Rois:
         return {
             roi_stage(tap): step.student.calls(boxes)[0][1].detach()
-            for tap, boxes in zip(self.kd.student_taps, self.boxes)
+            for tap, boxes in zip(self.logits, self.boxes)
         }
 
     # -- wrong input ----------------------------------------------------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..core.method import FeatureMethod
 from ..losses.pearson import pearson_distance
 from ..registry import MODELS
-from .base import FeatureMethod
 
 
 @MODELS.register_module()

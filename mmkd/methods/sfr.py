@@ -12,10 +12,14 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..boxes import annotated_boxes
-from ..drive import stage_taps, task_of
+from ..core.method import Method, refuse_unordered
+from ..core.schedules import Ramp, Schedule, build_schedule
+from ..core.step import Side, Step
 from ..errors import InputError, refuse_other
-from ..heads import is_sigmoid
+from ..family.boxes import annotated_boxes
+from ..family.heads import is_sigmoid
+from ..family.stages import stage_taps, task_of
+from ..family.taps import Features, Tap, parse_taps
 from ..losses.smoothing import MODES, LabelCall, label_call, smoothing_rate
 from ..losses.transport import (
     CHANNELS,
@@ -29,9 +33,6 @@ from ..losses.transport import (
 )
 from ..necks.adapters import as_map
 from ..registry import MODELS
-from ..schedules import Ramp, Schedule, build_schedule
-from ..taps import Features, Tap, parse_taps
-from .base import Method, Side, Step, refuse_unordered
 
 NAMES = {
     'smoothing_mode': MODES,

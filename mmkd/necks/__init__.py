@@ -1,4 +1,8 @@
-"""Learnable feature transforms that methods use."""
+"""Networks that are trained with a method and gone at inference.
+
+Adapters, DPK's prior injection, FGD's terms with their relation blocks, the BiFPN and the self-teachers on it.
+May import: losses, family.
+"""
 
 from .adapters import Adapter
 from .bifpn import BiFPN

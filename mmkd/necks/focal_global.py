@@ -9,12 +9,13 @@ import torch
 from mmengine.model import constant_init, kaiming_init
 from torch import Size, Tensor, nn
 
-from ..boxes import foreground_masks
 from ..errors import InputError, refuse_unknown
+from ..family.boxes import annotated_boxes
 from ..losses.focal_global import (
     background_mask,
     channel_attention,
     focal_distance,
+    foreground_mask,
     spatial_attention,
 )
 from ..registry import MODELS
@@ -154,3 +155,15 @@ class FocalGlobalLevels(nn.ModuleList):
             name: value * torch.stack([terms[name] for terms in levels]).sum()
             for name, value in self.weights.items()
         }
+
+
+def foreground_masks(
+    samples: Any, size: tuple[int, int] | Size, image: tuple[int, int] | Size, device: torch.device
+) -> Tensor:
+    """The foreground of every image on a map of some size: [B, H, W]."""
+    height, width = size
+    masks = [
+        foreground_mask(boxes.float().to(device), (height, width), (image[0], image[1]))
+        for boxes in annotated_boxes(samples)
+    ]
+    return torch.stack(masks)

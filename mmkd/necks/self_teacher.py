@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..configs import build_model
-from ..drive import Rois, observe
-from ..taps import Features, Tap, capture
+from ..family.building import build_model
+from ..family.roi import Rois
+from ..family.running import observe
+from ..family.taps import Features, Tap, capture
 from .bifpn import BiFPN
 
 OWNER = 'the self-teacher'

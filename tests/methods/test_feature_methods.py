@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from mmkd import InputError, Tap
+from mmkd.family.taps import capture
 from mmkd.losses import attention_distance, channel_kl, pearson_distance
-from mmkd.taps import capture
 
 METHODS = dict(pkd='mmkd.PKD', cwd='mmkd.CWD', at='mmkd.AT', fitnet='mmkd.FitNet')
 DISTANCES = dict(pkd=pearson_distance, cwd=channel_kl, at=attention_distance, fitnet=F.mse_loss)

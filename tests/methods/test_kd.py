@@ -7,8 +7,8 @@ import torch
 from scipy.special import expit, rel_entr, softmax
 
 from mmkd import InputError, Tap
-from mmkd.methods.kd import head_kind, is_sigmoid, logit_head
-from mmkd.taps import capture
+from mmkd.family.heads import head_kind, is_sigmoid, logit_head
+from mmkd.family.taps import capture
 
 KD = dict(type='mmkd.KD')
 
@@ -134,7 +134,7 @@ def test_query_detectors_match_queries_and_leave_denoising_out():
         torch.cat([n.expand(-1, 2, -1, -1), v[:, :, shuffled]], 2)
         for n, v in zip(noise, teacher_out)
     ]
-    s, t = kd._matched(student_out, list(teacher_out))
+    s, t = kd.divergence._matched(student_out, list(teacher_out))
     assert s.shape == (2 * 30, h.CLASSES)
     torch.testing.assert_close(s, t)
 

@@ -1,0 +1,168 @@
+"""From any project's config to a distillation config: the flag ``--distill`` and the Python call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from ..core.method import build_method, find_method
+from ..errors import InputError
+from ..family.building import is_distiller, load_config, model_config
+
+HOOK = 'mmkd.DistillationHook'
+
+
+def distill(
+    cfg: Config | str | Path,
+    method: str | Mapping[str, Any],
+    teacher: Any = None,
+    checkpoint: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """Make a distillation config of a student's; the given one is left as it is.
+
+    Args:
+        cfg: the student's config, a file of one, or a ``package::`` name.
+        method: names joined by ``+`` (``'pkd+kd'``), or options by name (``dict(pkd=dict(weight=3.0))``).
+        teacher: the teacher's config (file, ``package::`` name or Config); several as a dict by name.
+        checkpoint: its weights; for several teachers a dict by the same names.
+        options: more options: ``dict(pkd=dict(weight=3.0), teacher=dict(precision='bf16'))``.
+
+    Returns:
+        A config that trains with any OpenMMLab Runner.
+
+    >>> cfg = distill('mmpretrain::resnet/resnet18_8xb32_in1k.py', dict(kd=dict(temperature=1.0)),
+    ...               teacher='t.py', checkpoint='t.pth', options=dict(teacher=dict(precision='bf16')))
+    >>> cfg.model.methods, cfg.model.teacher.precision
+    ({'kd': {'type': 'mmkd.KD', 'temperature': 1.0}}, 'bf16')
+    """
+    result = load_config(cfg)
+    if is_distiller(result.model):
+        raise InputError(
+            'distill: the config is a Distiller already; give the plain student config, or train '
+            'it without --distill'
+        )
+    chosen, teacher_options = _merge(_methods(method), options or {})
+    spec = _teachers(teacher, checkpoint, teacher_options)
+    _check_need(chosen, spec)
+    model = ConfigDict(type='mmkd.Distiller', student=model_config(result), methods=chosen)
+    if spec:
+        model.teacher = spec
+    result.model = model
+    _add_runtime(result)
+    return result
+
+
+def _methods(method: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if isinstance(method, str):
+        method = {name.strip(): {} for name in method.split('+')}
+    chosen = {}
+    for name, options in method.items():
+        kind = find_method(options.get('type', name))
+        chosen[name.lower().replace('-', '_')] = {**options, 'type': f'mmkd.{kind.__name__}'}
+    return {name: dict(type=o.pop('type'), **o) for name, o in chosen.items()}
+
+
+def _merge(
+    chosen: dict[str, dict[str, Any]], options: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    teacher = dict(options.get('teacher', {}))
+    for name, extra in options.items():
+        if name == 'teacher':
+            continue
+        if name not in chosen:
+            raise InputError(f'distill: options for {name!r}, which is not among {list(chosen)}')
+        chosen[name].update(extra)
+    return chosen, teacher
+
+
+def _teachers(teacher: Any, checkpoint: Any, options: dict[str, Any]) -> dict[str, Any] | None:
+    if teacher is None:
+        if checkpoint is not None:
+            raise InputError(
+                f'distill: checkpoint={checkpoint!r} without a teacher; give --teacher CONFIG'
+            )
+        return None
+    if isinstance(teacher, Mapping) and not isinstance(teacher, Config):
+        checkpoints = checkpoint if isinstance(checkpoint, Mapping) else {}
+        return {
+            name: _teacher(config, checkpoints.get(name), options.get(name, {}))
+            for name, config in teacher.items()
+        }
+    return _teacher(teacher, checkpoint, options)
+
+
+def _teacher(config: Any, checkpoint: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    source = model_config(config) if isinstance(config, Config) else str(config)
+    weights = {} if checkpoint is None else {'checkpoint': str(checkpoint)}
+    return dict(config=source, **weights, **options)
+
+
+def _check_need(chosen: Mapping[str, Mapping[str, Any]], spec: Any) -> None:
+    """Answer wrong options, and a teacher too many or too few, before anything is built."""
+    built = {name: build_method(name, config) for name, config in chosen.items()}
+    needing = [name for name, method in built.items() if method.needs_teacher]
+    if needing and not spec:
+        raise InputError(
+            f'distill: {needing[0]} needs a teacher; add --teacher CONFIG --teacher-checkpoint FILE'
+        )
+    if spec and not needing:
+        raise InputError(
+            f'distill: {", ".join(built)} is a self-method and takes no teacher; leave --teacher out'
+        )
+
+
+def _add_runtime(cfg: Config) -> None:
+    imports = copy.deepcopy(cfg.get('custom_imports') or dict(imports=[]))
+    names = imports['imports']
+    # first, because importing mmkd makes a broken torchvision importable for the others
+    imports['imports'] = ['mmkd', *([names] if isinstance(names, str) else names)]
+    cfg.custom_imports = imports
+    add_hook(cfg)
+
+
+def add_hook(cfg: Config) -> None:
+    """Add the hook that runs the methods' optimisers, unless the config has it."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(hook.get('type') in (HOOK, 'DistillationHook') for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=HOOK)]
+
+
+def plain_config(cfg: Config) -> Config:
+    """A distillation config with the plain student in its place and nothing of mmkd; others stay as they are.
+
+    >>> from mmkd import distill
+    >>> cfg = distill('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'pkd',
+    ...               teacher='t.py', checkpoint='t.pth')
+    >>> plain_config(cfg).model.type, 'custom_hooks' in plain_config(cfg)
+    ('RetinaNet', False)
+    """
+    plain = load_config(cfg)
+    if not is_distiller(plain.model):
+        return plain
+    plain.model = model_config(plain)
+    plain.model.pop('_scope_', None)
+    _strip_list(plain, 'custom_hooks', lambda hook: str(hook.get('type')).startswith('mmkd.'))
+    imports = plain.get('custom_imports')
+    if imports is not None:
+        _strip_list(imports, 'imports', lambda name: name == 'mmkd')
+        if not imports.get('imports'):
+            plain.pop('custom_imports')
+    return plain
+
+
+def _strip_list(holder: Any, key: str, unwanted: Callable[[Any], bool]) -> None:
+    """Drop the unwanted from a list in a config, and the list if nothing is left."""
+    values = holder.get(key)
+    if values is None:
+        return
+    values = [values] if isinstance(values, str) else values
+    kept = [value for value in values if not unwanted(value)]
+    if kept:
+        holder[key] = kept
+    else:
+        holder.pop(key)

@@ -1,0 +1,400 @@
+"""What a Distiller adds to its student: teachers, methods, and the way of the data through them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub, print_log
+from torch import Tensor, nn
+
+from ..collectives import on_any_rank
+from ..errors import InputError, nearest
+from ..family.roi import Rois, box_tap, in_roi_head, roi_stage
+from ..family.running import Probe, observe, probe
+from ..family.taps import Features, Tap, capture
+from .method import Method
+from .schedules import progress
+from .step import Side, Step
+from .teacher import Teacher
+
+Losses = dict[str, Any]
+
+STUDENT = 'the student'
+
+
+class Distillation(nn.Module):
+    """Teachers and methods, and one training step of theirs.
+
+    The methods are submodules: their parameters are trained and saved. The teachers are not: they
+    are in no state dict, no optimiser and no averaged copy, and only follow the model to its device
+    and number format.
+
+    Args:
+        student: the student; it is looked at, not kept.
+        config: its model config.
+        teachers: by name.
+        methods: by name; each is set up here, with dry runs of the networks.
+        check_gradients: in the first iteration in which a loss term has weight, make sure that its
+            gradient reaches the student.
+        skip_nonfinite: how many iterations may be left out because a loss was NaN or infinite, on any
+            rank; the next one stops training. Buffers of the student are put back.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        config: Mapping[str, Any],
+        teachers: Mapping[str, Teacher],
+        methods: Mapping[str, Method],
+        check_gradients: bool = True,
+        skip_nonfinite: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
+            raise InputError(f'skip_nonfinite={skip_nonfinite!r}; needed: a whole number from 0 on')
+        self.teachers = dict(teachers)
+        self.check_gradients = check_gradients
+        self.skip_nonfinite, self.skipped = skip_nonfinite, 0
+        self.skipping = False
+        self.optimizers_installed = False
+        self._reaching: set[str] = set()
+        self._started = False
+        self._listens = {name: listens_to(name, m, self.teachers) for name, m in methods.items()}
+        for name, method in methods.items():
+            self._refuse_name(name)
+            self.add_module(name, method)
+        self._probed = self._set_up(student, config)
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {name: m for name, m in self.named_children() if isinstance(m, Method)}
+
+    def forward(
+        self, student: nn.Module, task: Callable[[], Losses], inputs: Tensor, samples: Any
+    ) -> Losses:
+        """Run the student's task, observe it and the teachers, and add what the methods say."""
+        now = progress()
+        weights = {name: method.weight(now) for name, method in self.methods.items()}
+        active = {name: m for name, m in self.methods.items() if weights[name] > 0}
+        buffers = [(b, b.clone()) for b in student.buffers()] if self.skip_nonfinite else []
+        with capture(
+            student,
+            {tap.place for tap in self._student_taps(active)},
+            copied=self._probed.overwritten,
+            owner=STUDENT,
+        ) as features:
+            losses = dict(task())
+        self._start()
+        if not self._finite(losses):
+            return self._left_out(inputs, buffers)
+        terms: Losses = {}
+        rerun = self._rerun(student, inputs.device.type)
+        with torch.autocast(inputs.device.type, enabled=False):
+            answers = self._ask(active, features, inputs, samples)
+            own = dict(losses)
+            scale_losses(losses, math.prod(method.task_weight for method in active.values()))
+            for name, method in active.items():
+                teacher = answers.get(self._listens[name] or '')
+                step = Step(inputs, samples, now, features, teacher, own, rerun)
+                terms.update(self._terms(name, method(step), weights[name]))
+        if terms and not self._finite(terms):
+            return self._left_out(inputs, buffers)
+        self._check_reaching(terms, features)
+        return self._touched(losses | terms, now, active)
+
+    def after_init(self, student: nn.Module) -> None:
+        """Let the methods act on the student's fresh weights."""
+        for name, method in self.methods.items():
+            method.after_init(student, self._model_for(name))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distillation:
+        for teacher in self.teachers.values():
+            teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    # -- set-up ---------------------------------------------------------------------------------
+
+    def _set_up(self, student: nn.Module, config: Mapping[str, Any]) -> Probe:
+        for name, method in self.methods.items():
+            method.plan(student, self._model_for(name))
+        probed = probe(student, self._student_taps(self.methods), STUDENT)
+        for name, teacher in self.teachers.items():
+            listeners = [m for n, m in self.methods.items() if self._listens[n] == name]
+            teacher.learn_input(student)
+            teacher.probe(tap for method in listeners for tap in method.teacher_taps)
+            print_log(teacher.summary(), 'current')
+        for name, method in self.methods.items():
+            ours = Side(student, config, probed.shapes, STUDENT, probed.image)
+            method.choose_weight(ours.task)
+            method.setup(ours, self._side(name))
+        return probed
+
+    def _side(self, name: str) -> Side | None:
+        if self._listens[name] is None:
+            return None
+        return side_of(self.teachers[self._listens[name]])  # type: ignore[index]
+
+    def _model_for(self, name: str) -> nn.Module | None:
+        teacher = self._listens[name]
+        return None if teacher is None else self.teachers[teacher].model
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def _student_taps(self, active: Mapping[str, Method]) -> list[Tap]:
+        taps = [tap for method in active.values() for tap in method.student_taps]
+        return taps + [boxes for _, boxes in _roi_links(active.values())]
+
+    def _ask(
+        self, active: Mapping[str, Method], features: Features, inputs: Tensor, samples: Any
+    ) -> dict[str, Features]:
+        """The answers of every teacher that an active method listens to."""
+        answers = {}
+        for name in dict.fromkeys(self._listens[n] for n in active):
+            if name is None:
+                continue
+            listeners = [m for n, m in active.items() if self._listens[n] == name]
+            taps = [tap for method in listeners for tap in method.teacher_taps]
+            rois: Rois = {
+                roi_stage(tap): features.calls(boxes)[0][1].detach()
+                for tap, boxes in _roi_links(listeners)
+            }
+            answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
+        return answers
+
+    def _touched(self, losses: Losses, now: float, active: Collection[str]) -> Losses:
+        """The losses with the parameters that have no part in them yet, by zero.
+
+        Distributed training waits for the gradient of every parameter, and a parameter without a
+        gradient would be trained otherwise on one rank than on several.
+        """
+        idle = [
+            p.sum()
+            for name, method in self.methods.items()
+            for p in (method.idle_parameters(now) if name in active else method.parameters())
+            if p.requires_grad
+        ]
+        if idle:
+            name = next(name for name, value in losses.items() if 'loss' in name)
+            first, *rest = _tensors(losses[name])
+            first = first + 0.0 * torch.stack(idle).sum()
+            losses[name] = [first, *rest] if rest else first
+        return losses
+
+    def _rerun(
+        self, student: nn.Module, device: str
+    ) -> Callable[[Tensor, Iterable[Tap]], Features]:
+        """The student once more, in the precision in which it has just run."""
+        mixed, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+        def rerun(inputs: Tensor, taps: Iterable[Tap]) -> Features:
+            asked, counts, copied = list(taps), self._probed.counts, self._probed.overwritten
+            until = {tap.place: counts[tap.place] for tap in asked}
+            with torch.autocast(device, dtype, enabled=mixed):
+                return observe(student, asked, inputs, until=until, copied=copied, owner=STUDENT)
+
+        return rerun
+
+    def _terms(self, name: str, terms: Mapping[str, Tensor], weight: float) -> Losses:
+        return {
+            f'{name}/{term}': value * weight if 'loss' in term else value.detach()
+            for term, value in terms.items()
+        }
+
+    def _check_reaching(self, terms: Losses, features: Features) -> None:
+        """Once for each term, as soon as it has weight; all ranks at once, whose SyncBN may need that."""
+        if not (self.check_gradients and torch.is_grad_enabled()):
+            return
+        for term, value in terms.items():
+            name, _, own = term.partition('/')
+            if 'loss' not in own or term in self._reaching:
+                continue
+            if self.methods[name].reaches_student(own) and has_weight(value):
+                refuse_unreaching(term, value, features)
+                self._reaching.add(term)
+
+    def _finite(self, losses: Losses) -> bool:
+        """Whether all losses are finite, on all ranks if an iteration may be left out; else a stop."""
+        problem: FloatingPointError | None = None
+        try:
+            refuse_nonfinite(losses)
+        except FloatingPointError as error:
+            if not self.skip_nonfinite:
+                raise
+            problem = error
+        if not self.skip_nonfinite or not on_any_rank(problem is not None):
+            return True
+        problem = problem or FloatingPointError('not finite: a loss of another rank')
+        self.skipped += 1
+        if self.skipped > self.skip_nonfinite:
+            raise FloatingPointError(
+                f'{problem} (skip_nonfinite={self.skip_nonfinite} are used up)'
+            )
+        print_log(f'iteration left out: {problem}', 'current', logging.WARNING)
+        return False
+
+    def _left_out(self, inputs: Tensor, buffers: list[tuple[Tensor, Tensor]]) -> Losses:
+        """A loss of 0 that trains nothing: the hook keeps the optimiser from stepping."""
+        self.skipping = True
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return {'loss_left_out': inputs.new_zeros((), requires_grad=True)}
+
+    def _start(self) -> None:
+        """When the first batch comes: what could not be known at construction."""
+        self.skipping = False
+        if self._started:
+            return
+        self._started = True
+        self._report_classes()
+        if self.skip_nonfinite and not self.optimizers_installed:
+            raise InputError(
+                f'skip_nonfinite={self.skip_nonfinite}: no hook leaves iterations out; add '
+                "custom_hooks=[dict(type='mmkd.DistillationHook')] to the config"
+            )
+        waiting = [name for name, method in self.methods.items() if method.optimizer is not None]
+        if waiting and not self.optimizers_installed:
+            raise InputError(
+                f'methods.{waiting[0]}: brings its own optimizer, and no hook runs it; add '
+                "custom_hooks=[dict(type='mmkd.DistillationHook')] to the config (tools/train.py "
+                'and mmkd.distill do so), or optimizer=None to train it with the student'
+            )
+
+    def _report_classes(self) -> None:
+        meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
+        ours = tuple(str(name) for name in meta.get('classes') or ())
+        for teacher in self.teachers.values():
+            if ours and teacher.classes and teacher.classes != ours:
+                print_log(_class_difference(teacher, ours), 'current', logging.WARNING)
+
+    def _refuse_name(self, name: str) -> None:
+        if not name.isidentifier() or 'loss' in name or hasattr(self, name):
+            raise InputError(
+                f"methods: the name {name!r} cannot be used; needed: an identifier without 'loss' "
+                'that is no attribute of a torch module'
+            )
+
+
+def side_of(teacher: Teacher) -> Side:
+    """What a method may know of a teacher, once it has been probed."""
+    seen = teacher.probed
+    return Side(teacher.model, teacher.config, seen.shapes, teacher.owner, seen.image)
+
+
+def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> str | None:
+    """The teacher that a method listens to, or a clear answer why there is none."""
+    if not method.needs_teacher:
+        if method.teacher_name is not None:
+            raise InputError(
+                f'methods.{name}: teacher={method.teacher_name!r}, but {type(method).__name__} is '
+                'a self-method and takes no teacher; leave the option out'
+            )
+        return None
+    if not teachers:
+        raise InputError(
+            f'methods.{name}: {type(method).__name__} needs a teacher and none is given; add '
+            "--teacher CONFIG --teacher-checkpoint FILE (teacher=dict(config=..., checkpoint='...'))"
+        )
+    if method.teacher_name is None and len(teachers) == 1:
+        return next(iter(teachers))
+    if method.teacher_name is None:
+        raise InputError(
+            f'methods.{name}: there are {len(teachers)} teachers; say which one it listens to with '
+            f"teacher='NAME' ({nearest('', teachers)})"
+        )
+    if method.teacher_name not in teachers:
+        raise InputError(
+            f'methods.{name}: unknown teacher {method.teacher_name!r}; '
+            f'{nearest(method.teacher_name, teachers)}'
+        )
+    return method.teacher_name
+
+
+def scale_losses(losses: Losses, factor: float) -> None:
+    """Multiply the terms that are trained; statistics beside them stay.
+
+    >>> losses = {'loss_cls': torch.ones(()), 'acc': torch.ones(())}
+    >>> scale_losses(losses, 0.5)
+    >>> losses['loss_cls'], losses['acc']
+    (tensor(0.5000), tensor(1.))
+    """
+    if factor == 1.0:
+        return
+    for name, value in losses.items():
+        if 'loss' in name:
+            many = isinstance(value, (list, tuple))
+            losses[name] = [v * factor for v in value] if many else value * factor
+
+
+def refuse_nonfinite(losses: Mapping[str, Any]) -> None:
+    """Stop with the names of the terms that are NaN or infinite.
+
+    >>> refuse_nonfinite({'loss_cls': torch.tensor(float('nan')), 'loss_bbox': torch.ones(())})
+    Traceback (most recent call last):
+    ...
+    FloatingPointError: not finite: loss_cls = nan
+    """
+    totals = {
+        name: sum((v.detach().float().sum() for v in _tensors(value)), torch.zeros(()))
+        for name, value in losses.items()
+    }
+    if not totals or torch.stack([t.to(_device(totals)) for t in totals.values()]).isfinite().all():
+        return
+    bad = [f'{name} = {value.item()}' for name, value in totals.items() if not value.isfinite()]
+    raise FloatingPointError('not finite: ' + ', '.join(bad))
+
+
+def has_weight(term: Tensor) -> bool:
+    """Whether a term counts yet on all ranks: not before its ramp, nor where one's images hold no objects.
+
+    >>> has_weight(torch.zeros(())), has_weight(torch.ones(()))
+    (False, True)
+    """
+    return not on_any_rank(not bool(term.any()))
+
+
+def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:
+    """Stop if a loss gives no gradient to any of the student's tapped features."""
+    tensors = [t for t in features.tensors() if t.requires_grad]
+    if loss.requires_grad and tensors:
+        grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+        if any(grad is not None and bool(grad.any()) for grad in grads):
+            return
+    raise RuntimeError(
+        f'{term}: its gradient does not reach the student, so it would train nothing. Either its '
+        'taps lie in a frozen or detached part of the student, or teacher and student agree '
+        'already. To train nevertheless: check_gradients=False in the Distiller'
+    )
+
+
+def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:
+    """Each teacher tap in a RoI head, with the student's tap at which the boxes for it pass."""
+    return [
+        (theirs, box_tap(ours))
+        for method in methods
+        for ours, theirs in zip(method.student_taps, method.teacher_taps)
+        if in_roi_head(theirs)
+    ]
+
+
+def _class_difference(teacher: Teacher, ours: tuple[str, ...]) -> str:
+    theirs = teacher.classes or ()
+    lines = [
+        f'{teacher.owner} was trained on {len(theirs)} classes, the training data has {len(ours)}'
+    ]
+    changed = [f'{i}: {t!r} -> {o!r}' for i, (t, o) in enumerate(zip(theirs, ours)) if t != o]
+    lines += [f'differing names (teacher -> data): {", ".join(changed[:5])}'] if changed else []
+    return '; '.join(lines)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _device(totals: Mapping[str, Tensor]) -> torch.device:
+    return max((t.device for t in totals.values()), key=lambda device: device.type != 'cpu')

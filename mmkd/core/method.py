@@ -1,0 +1,277 @@
+"""What every method is: taps that it needs, and named losses that it makes of what passes there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from ..errors import InputError, nearest, refuse_unknown
+from ..family.stages import task_of
+from ..family.taps import Tap, parse_taps
+from ..necks.adapters import Adapter, as_map
+from ..registry import MODELS
+from .schedules import Schedule, build_schedule
+from .step import Side, Step
+
+
+class Method(nn.Module):
+    """One knowledge-distillation method.
+
+    A subclass says in :meth:`plan` which taps it needs, builds its adapters in :meth:`setup`, when
+    the shapes at the taps are known, and turns what passes there into losses in :meth:`forward`.
+
+    Args:
+        weight: a number or a schedule; by default the task's entry in ``weights``.
+        teacher: the name of the teacher it listens to, where there are several.
+        optimizer: an optimiser for the method's own parameters; without it they are in the
+            student's. ``dict(type='AdamW', lr=1e-4)``.
+        param_scheduler: schedulers for that optimiser, as in an mmengine config.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    task_weight: float = 1.0
+    """What the student's own losses are multiplied by while the method has weight."""
+    weights: ClassVar[dict[str, float]] = {}
+    """The published weight for each task."""
+
+    def __init__(
+        self,
+        weight: Any = None,
+        teacher: str | None = None,
+        optimizer: dict[str, Any] | None = None,
+        param_scheduler: list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._weight: Schedule | None = None if weight is None else build_schedule(weight)
+        self.teacher_name = teacher
+        self.optimizer = optimizer
+        self.param_scheduler = param_scheduler or []
+        self.student_taps: list[Tap] = []
+        self.teacher_taps: list[Tap] = []
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Set ``student_taps`` and ``teacher_taps`` for these models."""
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build what depends on the shapes at the taps; called once, before training."""
+
+    def after_init(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Called when the student's weights have been initialised, before training or resuming."""
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Losses and statistics by name. A name with ``loss`` in it is trained; others are logged."""
+        raise NotImplementedError
+
+    def reaches_student(self, term: str) -> bool:
+        """Whether a loss must give the student gradient, which is made sure once it has weight."""
+        return True
+
+    def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
+        """Parameters that have no part in the losses yet, though the method has weight."""
+        return ()
+
+    def training_state(self) -> Any:
+        """What the method remembers between iterations and is no parameter or buffer; it is saved."""
+        return None
+
+    def resume_training(self, state: Any) -> None:
+        """Take up what :meth:`training_state` gave."""
+
+    def choose_weight(self, task: str) -> None:
+        """Fix the weight: the config's, else the published one for the task, else 1."""
+        if self._weight is None:
+            self._weight = build_schedule(self.weights.get(task, 1.0))
+
+    def weight(self, progress: float) -> float:
+        """The weight at a point of training."""
+        assert self._weight is not None
+        return self._weight(progress)
+
+
+class FeatureMethod(Method):
+    """A method that brings the student's features near the teacher's, level by level.
+
+    Subclasses state :meth:`distance`. Levels are paired in order; the student's map is resized to
+    the teacher's size, and projected by a 1x1 convolution where channels differ and ``adapts``.
+
+    Args:
+        tap: where to read the student: a tap or a list of taps. By default ``neck`` for detectors
+            that have one, the backbone's outputs otherwise.
+        teacher_tap: where to read the teacher; by default the same.
+        **options: see :class:`Method`.
+    """
+
+    adapts: ClassVar[bool] = True
+
+    def __init__(self, tap: Any = None, teacher_tap: Any = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._tap, self._teacher_tap = tap, teacher_tap
+        self.adapters = nn.ModuleList()
+
+    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The distance of two maps of the same height and width (and channels, if ``adapts``)."""
+        raise NotImplementedError
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Take the taps that are given, or the default ones, on both sides."""
+        taps = self.default_taps(student) if self._tap is None else parse_taps(self._tap)
+        self.student_taps = taps
+        self.teacher_taps = taps if self._teacher_tap is None else parse_taps(self._teacher_tap)
+
+    @property
+    def level_taps(self) -> tuple[list[Tap], list[Tap]]:
+        """The student's and the teacher's taps whose levels are compared."""
+        return self.student_taps, self.teacher_taps
+
+    def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Where to read when the config does not say."""
+        has_neck = getattr(student, 'neck', None) is not None
+        return [Tap('neck' if task_of(student) == 'detection' and has_neck else 'backbone')]
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build an adapter for each level."""
+        assert teacher is not None
+        for (what, shape), (_, target) in self.paired_levels(student, teacher):
+            self.adapters.append(self._adapter(what, shape, target))
+
+    def paired_levels(
+        self, student: Side, teacher: Side
+    ) -> list[tuple[tuple[str, Size], tuple[str, Size]]]:
+        """The levels of both sides in words and shape; as many on each, or it is an error."""
+        taps, target_taps = self.level_taps
+        ours, theirs = levels_of(student, taps), levels_of(teacher, target_taps)
+        if len(ours) != len(theirs):
+            raise InputError(
+                f'{self.label}: {student.owner} has {len(ours)} levels at {_names(taps)}'
+                f' {[tuple(shape) for _, shape in ours]}, {teacher.owner} has {len(theirs)} at '
+                f'{_names(target_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs '
+                'with tap=dict(at=..., levels=[...]) and teacher_tap=dict(at=..., levels=[...])'
+            )
+        return list(zip(ours, theirs))
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """One loss: the distances of all levels, summed."""
+        distances = [self.distance(s, t) for s, t in self.pairs(step)]
+        return {'loss': sum(distances[1:], distances[0])}
+
+    def pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """The maps of both sides, level by level, ready to be compared."""
+        return [
+            (adapter(student, teacher.shape[-2:]), teacher)
+            for adapter, (student, teacher) in zip(self.adapters, self.raw_pairs(step))
+        ]
+
+    def raw_pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """The maps of both sides, level by level, as they were tapped."""
+        taps, target_taps = self.level_taps
+        ours = [t for tap in taps for t in step.student[tap]]
+        theirs = [t for tap in target_taps for t in step.answers()[tap]]
+        return [(as_map(s).float(), as_map(t).float()) for s, t in zip(ours, theirs)]
+
+    @property
+    def label(self) -> str:
+        """How messages call the method."""
+        return type(self).__name__
+
+    def _adapter(self, what: str, shape: Size, target: Size) -> Adapter:
+        where = f'{self.label}: {what}: student {tuple(shape)} against teacher {tuple(target)}'
+        blanks = (torch.empty(s, device='meta') for s in (shape, target))
+        channels = [as_map(blank, where).shape[1] for blank in blanks]
+        return Adapter(*channels) if self.adapts else Adapter(channels[0], channels[0])
+
+
+def levels_of(side: Side, taps: list[Tap]) -> list[tuple[str, Size]]:
+    """Each level at some taps, as words and shape."""
+    return [
+        (f'tap {tap.at!r} level {level}', shape)
+        for tap in taps
+        for level, shape in zip(tap.levels or range(len(side.shapes[tap])), side.shapes[tap])
+    ]
+
+
+def channels_of(side: Side, taps: list[Tap]) -> list[int]:
+    """The channels of each level at some taps."""
+    blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
+    return [as_map(blank).shape[1] for blank in blanks]
+
+
+def refuse_unordered(method: str, side: Side, taps: list[Tap]) -> None:
+    """Stop if the maps at some taps are a single one, or if deeper ones are larger."""
+    shapes = [shape for _, shape in levels_of(side, taps)]
+    sizes = [tuple(as_map(torch.empty(s, device='meta')).shape[-2:]) for s in shapes]
+    where = f'{side.owner} at {_names(taps)}'
+    if len(sizes) < 2:
+        raise InputError(
+            f'{method}: a single level {sizes} of {where}; needed: two or more, shallow to deep: '
+            "tap=['backbone.layer3', 'backbone.layer4'] names them (tools/list_taps.py CONFIG), or "
+            'let the backbone give several (out_indices)'
+        )
+    if any(after > before for a, b in zip(sizes, sizes[1:]) for before, after in zip(a, b)):
+        raise InputError(
+            f'{method}: the maps of {where} grow: {sizes}; needed: shallow to deep, none larger than '
+            'the one before; put them in order with tap=[...]'
+        )
+
+
+def refuse_other_task(method: Method, student: Side, task: str) -> None:
+    """Stop if a method is for one task and the student does another."""
+    if student.task != task:
+        name = type(method).__name__
+        raise InputError(
+            f'{name} is for {task}, {student.owner} ({type(student.model).__name__}) does '
+            f'{student.task}; for every task: pkd, cwd, fitnet, at, kd'
+        )
+
+
+def method_names() -> dict[str, type[Method]]:
+    """Every registered method by its short name.
+
+    >>> method_names()['pkd'].__name__
+    'PKD'
+    """
+    classes = [c for c in MODELS.module_dict.values() if inspect.isclass(c)]
+    return {c.__name__.lower(): c for c in classes if issubclass(c, Method)}
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of a name, as a config (``mmkd.PKD``) or a flag (``pkd``) gives it.
+
+    >>> find_method('pkd') is find_method('mmkd.PKD')
+    True
+    """
+    known = method_names()
+    short = name.removeprefix('mmkd.').lower().replace('_', '').replace('-', '')
+    if short not in known:
+        raise InputError(f'unknown method {name!r}; {nearest(short, known)}')
+    return known[short]
+
+
+def build_method(name: str, config: Mapping[str, Any]) -> Method:
+    """Build a method from its config; a wrong option is answered with the nearest right ones."""
+    if not isinstance(config, Mapping) or 'type' not in config:
+        raise InputError(f"methods.{name}: {config!r}; needed: dict(type='mmkd.PKD', ...)")
+    options = dict(config)
+    kind = options.pop('type')
+    method = find_method(kind) if isinstance(kind, str) else kind
+    refuse_unknown(f'methods.{name}', options, options_of(method))
+    try:
+        return method(**options)
+    except InputError as error:
+        raise InputError(f'methods.{name}: {error}') from error
+
+
+def options_of(method: type[Method]) -> set[str]:
+    """Every option that a method takes, those of its base classes included."""
+    names: set[str] = set()
+    for base in method.__mro__:
+        if issubclass(base, Method):
+            names |= set(inspect.signature(base.__init__).parameters)
+    return names - {'self', 'options'}
+
+
+def _names(taps: list[Tap]) -> str:
+    return ', '.join(repr(tap.at) for tap in taps)

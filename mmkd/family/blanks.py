@@ -1,0 +1,37 @@
+"""Blank inputs: what a model is dry-run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .roi import Rois, in_roi_head, roi_stage
+from .stages import task_of
+from .taps import Tap
+
+
+def blank_batch(model: nn.Module, size: int) -> tuple[Tensor, Any]:
+    """One black image of a size, as a model's data preprocessor would hand it over."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    parameter = next(model.parameters(), torch.zeros(()))
+    shape = (1, first.in_channels if first is not None else 3, size, size)
+    inputs = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
+    return inputs, _blank_samples(size) if task_of(model) == 'detection' else None
+
+
+def _blank_samples(size: int) -> list[Any]:
+    from mmdet.structures import DetDataSample
+
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    return [DetDataSample(metainfo=dict.fromkeys(names, (size, size)) | {'scale_factor': (1, 1)})]
+
+
+def blank_rois(taps: Iterable[Tap], inputs: Tensor) -> Rois:
+    """Two boxes for each RoI head's stage that some taps lie in."""
+    size = inputs.shape[-1]
+    boxes = inputs.new_tensor([[0, 0, 0, size / 2, size / 2], [0, size / 4, size / 4, size, size]])
+    return {roi_stage(tap): boxes for tap in taps if in_roi_head(tap)}

@@ -1,0 +1,93 @@
+"""Reading configs of the family: files, ``package::`` names, and what their model part says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import _get_cfg_metainfo, _get_package_and_cfg_path
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.utils import get_installed_path
+from torch import nn
+
+from ..errors import InputError
+
+
+def load_config(source: str | Path | Config) -> Config:
+    """Read a config from a file or a ``package::`` name; a Config is copied.
+
+    >>> load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model.type
+    'RetinaNet'
+    """
+    if isinstance(source, Config):
+        return copy.deepcopy(source)
+    try:
+        return Config.fromfile(config_path(str(source)))
+    except FileNotFoundError as error:
+        raise InputError(f'config {source}: no such file ({error})') from error
+    except (AssertionError, ValueError) as error:
+        raise InputError(f'config {source}: cannot be read ({error})') from error
+
+
+def config_path(name: str) -> Path:
+    """The file of a config, also of a ``package::`` name. Nothing is installed or downloaded.
+
+    >>> config_path('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').name
+    'retinanet_r18_fpn_1x_coco.py'
+    """
+    if '::' not in name:
+        return Path(name)
+    package, inner = _get_package_and_cfg_path(name)
+    inner = inner if inner.endswith('.py') else f'{inner}.py'
+    return Path(get_installed_path(package), '.mim', 'configs', inner)
+
+
+def zoo_checkpoint(source: Any) -> str | None:
+    """Where the model zoo keeps the weights of a ``package::`` config, None if it names none."""
+    if not isinstance(source, str) or '::' not in source:
+        return None
+    package, inner = _get_package_and_cfg_path(source)
+    try:
+        meta = _get_cfg_metainfo(get_installed_path(package), inner)
+    except (ValueError, FileNotFoundError):
+        return None
+    return meta.get('Weights')
+
+
+def model_config(cfg: Mapping[str, Any]) -> ConfigDict:
+    """The model of a config, complete with its data preprocessor and scope; of a distillation, its student.
+
+    >>> cfg = Config(dict(default_scope='mmdet', model=dict(type='X'), data_preprocessor=dict(type='P')))
+    >>> model_config(cfg)
+    {'type': 'X', 'data_preprocessor': {'type': 'P'}, '_scope_': 'mmdet'}
+    """
+    model = ConfigDict(copy.deepcopy(cfg['model']))
+    if is_distiller(model):
+        model = model.student
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg['data_preprocessor']))
+    if cfg.get('default_scope') is not None:
+        model.setdefault('_scope_', cfg['default_scope'])
+    return model
+
+
+def is_distiller(model: Any) -> bool:
+    """Whether a model config is a Distiller's."""
+    return isinstance(model, Mapping) and model.get('type') in ('mmkd.Distiller', 'Distiller')
+
+
+def build_model(config: Mapping[str, Any]) -> nn.Module:
+    """Build a model of any toolbox; its own scope, or the running one, decides where names are looked up."""
+    own = ConfigDict(copy.deepcopy(dict(config)))
+    with _scope(own.pop('_scope_', None)):
+        return MODELS.build(own)
+
+
+@contextmanager
+def _scope(name: str | None) -> Iterator[None]:
+    with DefaultScope.overwrite_default_scope(name):
+        yield

@@ -1,0 +1,65 @@
+"""Where a model of the OpenMMLab family makes its class logits, and of what kind they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import InputError
+from .stages import task_of
+from .taps import Tap
+
+
+def head_kind(model: nn.Module) -> str:
+    """How a model's class logits are laid out: ``vector``, ``pixel``, ``roi``, ``dense`` or ``query``."""
+    task = task_of(model)
+    if task == 'segmentation':
+        return 'pixel'
+    if task != 'detection':
+        return 'vector'
+    if hasattr(model, 'roi_head'):
+        return 'roi'
+    names = {base.__name__ for base in type(model).__mro__}
+    return 'query' if 'DetectionTransformer' in names else 'dense'
+
+
+def logit_taps(model: Any) -> list[Tap]:
+    """Where a model's class logits pass."""
+    kind = head_kind(model)
+    if kind == 'vector':
+        return [Tap('head')]
+    if kind == 'pixel':
+        return [Tap('decode_head')]
+    if kind == 'query':
+        return [Tap('bbox_head')]
+    if kind == 'dense':
+        return [Tap('bbox_head', item=0)]
+    head = model.roi_head.bbox_head
+    stages = [f'.{i}' for i in range(len(head))] if isinstance(head, nn.ModuleList) else ['']
+    return [Tap(f'roi_head.bbox_head{stage}', item=0) for stage in stages]
+
+
+def logit_head(model: Any) -> nn.Module:
+    """The module that makes a model's class logits; a cascade's first, a multi-head segmentor's last."""
+    if hasattr(model, 'roi_head'):
+        head = model.roi_head.bbox_head
+        return head[0] if isinstance(head, nn.ModuleList) else head
+    for name in ('bbox_head', 'head', 'decode_head'):
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module):
+            return head[-1] if isinstance(head, nn.ModuleList) else head
+    raise InputError(
+        f'{type(model).__name__} has no head with class logits (bbox_head, roi_head, head, '
+        'decode_head); a feature method (pkd, cwd, fitnet) fits it'
+    )
+
+
+def is_sigmoid(head: nn.Module) -> bool:
+    """Whether a head's classes are independent (sigmoid) or exclusive (softmax)."""
+    if hasattr(head, 'use_sigmoid_cls'):
+        return bool(head.use_sigmoid_cls)
+    if any(base.__name__ == 'MultiLabelClsHead' for base in type(head).__mro__):
+        return True
+    losses = (getattr(head, name, None) for name in ('loss_cls', 'loss_module', 'loss_decode'))
+    return any(bool(getattr(loss, 'use_sigmoid', False)) for loss in losses)

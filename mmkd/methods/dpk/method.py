@@ -1,0 +1,355 @@
+"""DPK: better teacher better student, dynamic prior knowledge (ICLR 2023)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ...collectives import rank, world_size
+from ...core.method import FeatureMethod, channels_of, levels_of
+from ...core.step import Side, Step
+from ...core.teacher import PRECISIONS
+from ...errors import InputError, refuse_other
+from ...family.stages import stage_taps, task_of
+from ...family.taps import Tap
+from ...files.checkpoints import inherit
+from ...losses.kl import softmax_kl
+from ...necks.adapters import Adapter, as_map
+from ...necks.focal_global import FocalGlobalLevels, focal_weights
+from ...necks.prior_injection import PriorInjection, patchify, sizes_of
+from ...registry import MODELS
+from .ratios import Reading, build_ratio
+
+ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
+WARM_UP_AND_COSINE = (
+    dict(type='LinearLR', start_factor=1e-3, share=(0.0, 0.1)),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, share=(0.1, 1.0)),
+)
+MASKS = ('random', 'teacher_energy')
+PATCHES = {16: 4, 32: 2}
+"""Patch by stride of a detector's levels; 1 for all others."""
+
+PUBLISHED: Mapping[str, dict[str, float]] = {
+    'classification': dict(logits=0.8, feature=0.2, task=0.8),
+}
+NO_TASK = dict(logits=0.0, feature=1.0, task=1.0)
+LOGITS = Tap('head')
+
+Maps = list[tuple[Tensor, Tensor]]
+
+
+@MODELS.register_module()
+class DPK(FeatureMethod):
+    """Part of the teacher's feature is injected into the student's; the whole is then distilled.
+
+    At each stage ``l`` a share ``pi_l`` of the student's tokens is replaced by the teacher's, a small
+    training-only transformer ``D`` rebuilds the teacher's map from the hybrid, and ``pi_l`` follows
+    the feature gap: ``pi_l = 1 - CKA(F_s, F_t)``. Then
+
+    - classification: ``task_weight CE + logits KL(t || s) + feature sum_l mse(D(F_s, F_t), F_t)``;
+    - detection: FGD between ``D(F_s, F_t)`` and ``F_t`` on the injected levels (strides of 16 and
+      more), between ``F_s`` and ``F_t`` on the others;
+    - anything else: the reconstruction alone.
+
+    docs/methods/dpk.md lists what is the paper's and where we differ.
+
+    Args:
+        size: ``full``, ``light``, a published pair's name, or encoder and decoder of every stage.
+        patch: height and width of a patch, one number or one for each injected level.
+        ratio: ``cka``, ``linear``, ``exponential``, ``uniform``, ``cosine``, a number (fixed), or
+            ``dict(type=..., ...)``.
+        mask: which places are the teacher's: ``random``, or where its ``teacher_energy`` is highest.
+        inject: indices of the levels with prior knowledge; all for classifiers.
+        logits: weight of the logits' divergence (classification).
+        feature: weight of the reconstruction (classification).
+        level_weights: one factor for each level's reconstruction.
+        temperature: of the logits.
+        task_weight: factor of the student's own losses.
+        fgd: ``alpha``, ``beta``, ``gamma``, ``lam``, ``temperature`` of FGD.
+        inherit: parts of the student that start from the teacher's weights: ``['neck']``.
+        precision: of the transform: ``fp32``, ``bf16`` or ``fp16``; losses are fp32 always.
+        seed: of masks and random ratios.
+        optimizer: its own; without a ``type`` it changes the default, AdamW: ``dict(lr=1e-3)``.
+        param_scheduler: its own; by default warm-up and cosine.
+        **options: see :class:`FeatureMethod`.
+
+    >>> DPK(size='light', ratio=0.5).needs_teacher
+    True
+    """
+
+    def __init__(
+        self,
+        size: Any = 'full',
+        patch: int | Sequence[int] | None = None,
+        ratio: Any = 'cka',
+        mask: str = 'random',
+        inject: Sequence[int] | None = None,
+        logits: float | None = None,
+        feature: float | None = None,
+        level_weights: Sequence[float] | None = None,
+        temperature: float = 1.0,
+        task_weight: float | None = None,
+        fgd: Mapping[str, float] | None = None,
+        inherit: Sequence[str] = (),
+        precision: str = 'fp32',
+        seed: int = 0,
+        optimizer: Mapping[str, Any] | None = ADAMW,
+        param_scheduler: Sequence[Mapping[str, Any]] = WARM_UP_AND_COSINE,
+        **options: Any,
+    ) -> None:
+        if optimizer is not None:
+            optimizer = dict(optimizer) if 'type' in optimizer else {**ADAMW, **optimizer}
+        schedulers = [dict(scheduler) for scheduler in param_scheduler]
+        super().__init__(optimizer=optimizer, param_scheduler=schedulers, **options)
+        refuse_other('DPK: mask', mask, MASKS)
+        refuse_other('DPK: precision', precision, PRECISIONS)
+        for name, value in dict(logits=logits, feature=feature, task_weight=task_weight).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f'DPK: {name}={value}; needed: a finite number >= 0')
+        if temperature <= 0:
+            raise InputError(f'DPK: temperature={temperature}; needed: a number above 0')
+        self.size, self._patch, self._inject = size, patch, inject
+        self._level_weights = level_weights
+        self.inject: list[int] = []
+        self.level_weights: list[float] = []
+        self.ratio, self.mask, self.precision = build_ratio(ratio), mask, PRECISIONS[precision]
+        self.factors: dict[str, Any] = dict(logits=logits, feature=feature, task=task_weight)
+        self.inherit = [inherit] if isinstance(inherit, str) else list(inherit)
+        self.temperature = temperature
+        self.fgd = dict(fgd or {})
+        self.rng = torch.Generator().manual_seed(seed)
+        self.names: list[str] = []
+        self.stages = nn.ModuleList()
+        self.focal: FocalGlobalLevels | None = None
+
+    # -- set-up ---------------------------------------------------------------------------------
+
+    @property
+    def level_taps(self) -> tuple[list[Tap], list[Tap]]:
+        """The taps of features; that of the logits has no level."""
+        ours, theirs = ([t for t in taps if t != LOGITS] for taps in super().level_taps)
+        return ours, theirs
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Choose taps and the published factors of the task."""
+        assert teacher is not None
+        self._refuse_idle(task_of(student))
+        super().plan(student, teacher)
+        if self._tap is None and self._teacher_tap is None:
+            self.teacher_taps = self.default_taps(teacher)
+        for name, value in PUBLISHED.get(task_of(student), NO_TASK).items():
+            self.factors[name] = value if self.factors[name] is None else self.factors[name]
+        self.task_weight = self.factors['task'] or 0.0
+        if self.factors['logits']:
+            refuse_unlike_heads(student, teacher)
+            self.student_taps = [*self.student_taps, LOGITS]
+            self.teacher_taps = [*self.teacher_taps, LOGITS]
+
+    def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Of detectors the neck, else the last two stages."""
+        if task_of(student) == 'detection' and getattr(student, 'neck', None) is not None:
+            return [Tap('neck')]
+        return stage_taps(student)[-2:]
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        """Build the transforms of the levels that are injected, and the loss of the others."""
+        assert teacher is not None
+        self.paired_levels(student, teacher)
+        taps, target_taps = self.level_taps
+        ours, theirs = channels_of(student, taps), channels_of(teacher, target_taps)
+        strides = _strides(teacher, target_taps)
+        self.inject = self._injected(strides, student)
+        self.names = _names(strides, teacher, target_taps, student.task == 'detection')
+        self._build_stages(ours, theirs, strides, student.task == 'detection')
+        if student.task == 'detection':
+            options = dict(self.fgd)
+            temperature = options.pop('temperature', 0.5)
+            weights = focal_weights(student.model, options)
+            self.focal = FocalGlobalLevels(theirs, weights, temperature)
+            for level, (own, target) in enumerate(zip(ours, theirs)):
+                plain = level not in self.inject
+                self.adapters.append(Adapter(own, target) if plain else nn.Identity())
+
+    def after_init(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Let parts of the student start from the teacher's weights."""
+        assert teacher is not None
+        for part in self.inherit:
+            report = inherit(student, teacher, part)
+            level = logging.INFO if report.clean else logging.WARNING
+            print_log(f"DPK: {part} starts from the teacher's weights: {report}", 'current', level)
+
+    def _injected(self, strides: list[int], student: Side) -> list[int]:
+        levels = range(len(strides))
+        if self._inject is not None:
+            rising = sorted(set(self._inject)) == list(self._inject)
+            if not (rising and self._inject and set(self._inject) <= set(levels)):
+                raise InputError(
+                    f'DPK: inject={list(self._inject)}; needed: indices of levels, 0 to '
+                    f'{len(strides) - 1}, one at least, rising'
+                )
+            return list(self._inject)
+        if student.task != 'detection':
+            return list(levels)
+        last = 32 if hasattr(student.model, 'roi_head') else max(strides)
+        return [i for i in levels if 16 <= strides[i] <= last] or list(levels)[-2:]
+
+    def _build_stages(
+        self, ours: list[int], theirs: list[int], strides: list[int], detection: bool
+    ) -> None:
+        count = len(self.inject)
+        if self._patch is None:
+            patches = [PATCHES.get(strides[i], 1) if detection else 1 for i in self.inject]
+        else:
+            patches = [self._patch] * count if isinstance(self._patch, int) else list(self._patch)
+        self.level_weights = list(self._level_weights or [1.0] * count)
+        self._refuse_other_count('patch', patches)
+        self._refuse_other_count('level_weights', self.level_weights)
+        sizes = sizes_of(self.size, [theirs[i] for i in self.inject], patches)
+        for level, patch, size in zip(self.inject, patches, sizes):
+            self.stages.append(PriorInjection(ours[level], theirs[level], patch, **size))
+
+    def _refuse_idle(self, task: str) -> None:
+        """Stop if an option is given that the task's loss does not read."""
+        idle = dict(feature=self.factors['feature'], level_weights=self._level_weights)
+        if task != 'detection':
+            idle = dict(fgd=self.fgd or None)
+        for option, value in idle.items():
+            if value is not None:
+                raise InputError(
+                    f'DPK: {option}={value} has no effect in {task}, whose loss is '
+                    + (
+                        'FGD (fgd=dict(alpha=...), weight=...)'
+                        if task == 'detection'
+                        else 'the reconstruction (feature=..., level_weights=[...])'
+                    )
+                    + '; leave it out'
+                )
+
+    def _refuse_other_count(self, option: str, values: Sequence[Any]) -> None:
+        if len(values) != len(self.inject):
+            raise InputError(
+                f'DPK: {option}={list(values)} has {len(values)} entries; needed: {len(self.inject)}'
+                f', one for each injected level ({", ".join(self.names[i] for i in self.inject)})'
+            )
+
+    # -- one step -------------------------------------------------------------------------------
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Measure the gap, rebuild the student's maps, and compare them with the teacher's."""
+        maps = self.raw_pairs(step)
+        injected = [maps[level] for level in self.inject]
+        readings = self.ratio(injected, step.progress, self.rng)
+        rebuilt = [
+            self._rebuild(level, stage, pair, reading)
+            for level, stage, pair, reading in zip(self.inject, self.stages, injected, readings)
+        ]
+        terms = self._losses(step, maps, rebuilt)
+        if self.factors['logits']:
+            divergence = softmax_kl(*self._logits(step), self.temperature).mean()
+            terms['loss_logits'] = divergence * self.factors['logits']
+        return terms | self._statistics(readings)
+
+    def training_state(self) -> dict[str, Any]:
+        """The generator of the masks, and what the ratio remembers."""
+        return {'rng': self.rng.get_state(), 'ratio': self.ratio.state()}
+
+    def resume_training(self, state: Mapping[str, Any]) -> None:
+        """Go on with both."""
+        self.rng.set_state(state['rng'])
+        self.ratio.resume(state['ratio'])
+
+    def _rebuild(
+        self, level: int, stage: nn.Module, pair: tuple[Tensor, Tensor], reading: Reading
+    ) -> Tensor:
+        student, teacher = pair
+        lower = self.precision != torch.float32
+        try:
+            scores = self._scores(stage, teacher)
+            with torch.autocast(student.device.type, self.precision, enabled=lower):
+                rebuilt = stage(student, teacher, reading.ratio, scores, self.ratio.floor)
+        except InputError as error:
+            choice = 'inject=[...] chooses the levels with prior knowledge'
+            raise InputError(f'DPK: {self.names[level]}: {error}; {choice}') from error
+        return rebuilt.float()
+
+    def _scores(self, stage: Any, teacher: Tensor) -> Tensor:
+        """The places of the lowest scores are the teacher's; on k ranks those of one process."""
+        if self.mask == 'teacher_energy':
+            return -patchify(teacher, stage.patch).square().mean(2)
+        tokens = math.prod(stage.grid(teacher.shape[-2:]))
+        # a generator for the level alone: ranks whose maps differ in size must not drift apart
+        seed = int(torch.randint(2**62, (), generator=self.rng))
+        level = torch.Generator().manual_seed(seed)
+        scores = torch.rand(world_size() * len(teacher), tokens, generator=level)
+        return scores[rank() :: world_size()].to(teacher.device)
+
+    def _losses(self, step: Step, maps: Maps, rebuilt: list[Tensor]) -> dict[str, Tensor]:
+        if self.focal is None:
+            weights = [factor * self.factors['feature'] for factor in self.level_weights]
+            return {
+                f'loss_{self.names[level]}': weight * F.mse_loss(map_, maps[level][1])
+                for level, weight, map_ in zip(self.inject, weights, rebuilt)
+            }
+        hybrids = dict(zip(self.inject, rebuilt))
+        pairs = [
+            (hybrids[i] if i in hybrids else adapter(student, teacher.shape[-2:]), teacher)
+            for i, (adapter, (student, teacher)) in enumerate(zip(self.adapters, maps))
+        ]
+        return self.focal(pairs, step.samples, step.inputs.shape[-2:])
+
+    def _logits(self, step: Step) -> tuple[Tensor, Tensor]:
+        return step.student[LOGITS][0].float(), step.answers()[LOGITS][0].float()
+
+    def _statistics(self, readings: list[Reading]) -> dict[str, Tensor]:
+        values = {}
+        for level, reading in zip(self.inject, readings):
+            values[f'ratio.{self.names[level]}'] = reading.ratio
+            if reading.cka is not None:
+                values[f'cka.{self.names[level]}'] = reading.cka
+            if reading.samples is not None:
+                values[f'samples.{self.names[level]}'] = reading.samples
+        return {name: torch.tensor(float(value)) for name, value in values.items()}
+
+
+def refuse_unlike_heads(student: Any, teacher: Any) -> None:
+    """Stop if the logits of two classifiers do not compare."""
+    counts = [getattr(getattr(m, 'head', None), 'num_classes', None) for m in (student, teacher)]
+    if None in counts or counts[0] != counts[1]:
+        raise InputError(
+            f'DPK: logits: the student has {counts[0]} classes, the teacher {counts[1]} (None: no '
+            'head with classes); take a teacher of the same classes, or logits=0'
+        )
+
+
+def _strides(side: Side, taps: list[Tap]) -> list[int]:
+    """How many pixels a cell of each level stands for; a level without a grid is refused."""
+    strides = []
+    for what, shape in levels_of(side, taps):
+        if len(shape) == 2:
+            raise InputError(
+                f'DPK: {what} of {side.owner} is a vector {tuple(shape)}, a 1x1 map; prior knowledge '
+                'is injected into maps, so tap a place before the pooling '
+                '(tools/list_taps.py CONFIG)'
+            )
+        width = as_map(torch.empty(shape, device='meta'), what).shape[-1]
+        strides.append(2 ** round(math.log2(side.image / width)))
+    return strides
+
+
+def _names(strides: list[int], side: Side, taps: list[Tap], detection: bool) -> list[str]:
+    """``P5`` for a detector's level of stride 32, the stage's name for a classifier's."""
+    if detection and len(set(strides)) == len(strides):
+        return [f'P{int(math.log2(stride))}' for stride in strides]
+    names = []
+    for tap in taps:
+        count, last = len(side.shapes[tap]), tap.at.split('.')[-1]
+        stage = f'stage{last}' if last.isdigit() else last
+        names += [stage] if count == 1 else [f'{stage}.{i}' for i in range(count)]
+    return names

@@ -1,0 +1,248 @@
+"""How much of a hybrid sequence the teacher supplies, level by level and iteration by iteration."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...collectives import gather_maps
+from ...errors import InputError, nearest, refuse_unknown
+from ...losses.cka import FEWEST, cka_of_terms, hsic_terms
+
+Pairs = list[tuple[Tensor, Tensor]]
+"""The student's and the teacher's map of each level: [B, C, H, W] each."""
+
+
+@dataclass
+class Reading:
+    """The ratio of one level, and what it rests on.
+
+    Attributes:
+        ratio: the teacher's share of the tokens.
+        cka: the alignment behind it, where there is one.
+        samples: the number of images behind the alignment.
+    """
+
+    ratio: float
+    cka: float | None = None
+    samples: int | None = None
+
+
+class Ratio:
+    """A rule for the ratio. It may remember; what it remembers is saved and resumed."""
+
+    floor = True
+    """Whether a handful of teacher tokens is always there, however small the ratio."""
+
+    def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
+        """The ratio of every level."""
+        raise NotImplementedError
+
+    def state(self) -> Any:
+        """What must be saved."""
+        return None
+
+    def resume(self, state: Any) -> None:
+        """Take up a saved state."""
+
+
+class FixedRatio(Ratio):
+    """The same ratio always; exactly so, 0 and 1 included.
+
+    >>> FixedRatio(0.5)([(torch.zeros(1), torch.zeros(1))], 0.0, torch.Generator())[0].ratio
+    0.5
+    """
+
+    floor = False
+
+    def __init__(self, value: float = 0.5) -> None:
+        self.value = _share('fixed', 'value', value)
+
+    def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
+        """The ratio of every level."""
+        return [Reading(self.value) for _ in pairs]
+
+
+class UniformRatio(Ratio):
+    """Drawn anew for every level and iteration, uniformly between two bounds."""
+
+    def __init__(self, low: float = 0.1, high: float = 0.9) -> None:
+        self.low, self.high = _share('uniform', 'low', low), _share('uniform', 'high', high)
+
+    def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
+        """The ratio of every level."""
+        draws = torch.rand(len(pairs), generator=rng).tolist()
+        return [Reading(self.low + (self.high - self.low) * draw) for draw in draws]
+
+
+class DecayRatio(Ratio):
+    """From ``start`` to ``end`` over training: ``linear``, ``exponential`` or ``cosine``.
+
+    >>> level = [(torch.zeros(1), torch.zeros(1))]
+    >>> decay = DecayRatio('linear', start=0.9, end=0.1)
+    >>> round(decay(level, 0.5, torch.Generator())[0].ratio, 6)
+    0.5
+    """
+
+    def __init__(self, shape: str, start: float = 0.9, end: float = 0.1) -> None:
+        self.shape = shape
+        self.start, self.end = _share(shape, 'start', start), _share(shape, 'end', end)
+        if shape == 'exponential' and min(self.start, self.end) == 0:
+            raise InputError(
+                f'ratio: exponential: start={start}, end={end}; needed: both above 0, because '
+                'powers never reach it'
+            )
+
+    def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
+        """The ratio of every level."""
+        if self.shape == 'exponential':
+            value = self.start * (self.end / self.start) ** progress
+        else:
+            cosine = 0.5 * (1 - math.cos(math.pi * progress))
+            way = cosine if self.shape == 'cosine' else progress
+            value = self.start + (self.end - self.start) * way
+        return [Reading(value) for _ in pairs]
+
+
+@dataclass
+class Memory:
+    """What one level remembers: maps of past images, and HSIC terms of past iterations."""
+
+    maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    terms: list[Tensor] = field(default_factory=list)
+
+    def with_past(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The maps of now after the remembered ones."""
+        pairs = [*self.maps, pair]
+        return joined([s for s, _ in pairs]), joined([t for _, t in pairs])
+
+    def keep(self, pair: tuple[Tensor, Tensor], wanted: int) -> None:
+        """Remember the newest maps that bring the next iteration to the wanted number, and no more."""
+        batch = len(pair[0])
+        self.maps.append(pair)
+        while self.maps and sum(len(s) for s, _ in self.maps[1:]) + batch >= wanted:
+            self.maps.pop(0)
+
+
+class CKARatio(Ratio):
+    """``1 - CKA(F_s, F_t)``: the farther the student is from the teacher, the more is supplied.
+
+    The alignment is that of the images of all ranks. Where these are fewer than ``samples``, the
+    images of the last iterations are added with their maps of that time. Guards: no alignment (too
+    few images yet, a constant map), or one of 0.1 or less, gives ``fallback``; the ratio is never
+    below ``low``.
+
+    Args:
+        samples: images wanted behind one alignment; 4 at least.
+        batches: HSIC terms are averaged over this many iterations (minibatch CKA).
+        history: whether images of past iterations may help.
+        low: the smallest ratio.
+        fallback: the ratio without a usable alignment.
+    """
+
+    def __init__(
+        self,
+        samples: int = 8,
+        batches: int = 1,
+        history: bool = True,
+        low: float = 0.1,
+        fallback: float = 0.8,
+    ) -> None:
+        if samples < FEWEST or batches < 1:
+            raise InputError(
+                f'ratio: cka: samples={samples}, batches={batches}; needed: samples of {FEWEST} or '
+                'more (the unbiased estimate is not defined below), batches of 1 or more'
+            )
+        self.samples, self.batches, self.history = samples, batches, history
+        self.low, self.fallback = _share('cka', 'low', low), _share('cka', 'fallback', fallback)
+        self._memories: list[Memory] = []
+
+    def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
+        """The ratio of every level; one transfer from the device for all."""
+        self._memories = self._memories or [Memory() for _ in pairs]
+        found = [
+            self._alignment(memory, (gather_maps(student), gather_maps(teacher)))
+            for memory, (student, teacher) in zip(self._memories, pairs)
+        ]
+        alignments = torch.stack([alignment for alignment, _ in found]).tolist()
+        return [self._reading(value, images) for value, (_, images) in zip(alignments, found)]
+
+    def state(self) -> Any:
+        """Maps and terms that are remembered."""
+        return [(memory.maps, memory.terms) for memory in self._memories]
+
+    def resume(self, state: Any) -> None:
+        """Take them up."""
+        self._memories = [Memory(list(maps), list(terms)) for maps, terms in state]
+
+    def _alignment(self, memory: Memory, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+        """The alignment with what is remembered, NaN from too few images; and their number."""
+        self._refuse_too_few(len(pair[0]))
+        device = pair[0].device
+        memory.maps = [(s.to(device), t.to(device)) for s, t in memory.maps]
+        student, teacher = memory.with_past(pair)
+        if self.history:
+            memory.keep(pair, self.samples)
+        if len(student) < FEWEST:
+            return torch.tensor(math.nan, dtype=torch.float64, device=device), len(student)
+        terms = [t.to(device) for t in memory.terms] + [hsic_terms(student, teacher)]
+        memory.terms = terms[1 - self.batches :] if self.batches > 1 else []
+        return cka_of_terms(torch.stack(terms).mean(0)), len(student) * len(terms)
+
+    def _refuse_too_few(self, images: int) -> None:
+        if not self.history and images < FEWEST:
+            raise InputError(
+                f'ratio: cka: {images} images in the batch of all ranks, and history=False; the '
+                f'alignment needs {FEWEST}. Larger batches, more ranks, history=True, or a ratio '
+                "without alignment (ratio=0.5, ratio='linear')"
+            )
+
+    def _reading(self, alignment: float, samples: int) -> Reading:
+        if not math.isfinite(alignment):
+            return Reading(self.fallback, None, samples)
+        ratio = self.fallback if alignment <= 0.1 else max(1 - alignment, self.low)
+        return Reading(ratio, alignment, samples)
+
+
+RATIOS = ('cka', 'fixed', 'linear', 'exponential', 'uniform', 'cosine')
+
+
+def build_ratio(spec: Any) -> Ratio:
+    """A ratio from a config: a name, a number (fixed), or ``dict(type=name, ...)``.
+
+    >>> build_ratio(0.3).value
+    0.3
+    >>> build_ratio(dict(type='cka', samples=16)).samples
+    16
+    """
+    if isinstance(spec, (int, float)) and not isinstance(spec, bool):
+        return FixedRatio(spec)
+    options = dict(spec) if isinstance(spec, Mapping) else {'type': spec}
+    kind = options.pop('type', None)
+    if kind not in RATIOS:
+        raise InputError(f'ratio: unknown strategy {kind!r}; {nearest(str(kind), RATIOS)}')
+    classes = {'cka': CKARatio, 'fixed': FixedRatio, 'uniform': UniformRatio}
+    if kind not in classes:
+        options['shape'] = kind
+    build = classes.get(kind, DecayRatio)
+    refuse_unknown(f'ratio: {kind}', options, set(inspect.signature(build).parameters))
+    return build(**options)
+
+
+def _share(kind: str, option: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError(f'ratio: {kind}: {option}={value!r}; needed: a number in [0, 1]')
+    return float(value)
+
+
+def joined(maps: list[Tensor]) -> Tensor:
+    """Maps of several batches as one, the smaller ones padded with zeros."""
+    height, width = (max(m.shape[i] for m in maps) for i in (2, 3))
+    return torch.cat([F.pad(m, (0, width - m.shape[3], 0, height - m.shape[2])) for m in maps])

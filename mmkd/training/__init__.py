@@ -1,0 +1,13 @@
+"""What must hold around training, whatever is distilled: nothing here changes a healthy step's losses.
+
+Optimisers of the methods, resuming exactly, random states, shards, processes and number formats, and
+answers to data and disks that fail on the way.
+May import: files, core.
+"""
+
+from .cpu_amp import CpuAmpOptimWrapper
+from .method_optimizers import DistillationHook
+from .resume import ResumeHook
+from .sharding import FullyShard, ShardingHook
+
+__all__ = ['CpuAmpOptimWrapper', 'DistillationHook', 'FullyShard', 'ResumeHook', 'ShardingHook']

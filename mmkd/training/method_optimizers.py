@@ -1,0 +1,196 @@
+"""The hook that runs the methods' own optimisers beside the student's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.optim import Optimizer
+
+from ..core.distiller import Distiller
+from ..core.method import Method
+from ..errors import InputError
+from ..registry import HOOKS
+from .manifest import MANIFEST, manifest, refuse_other_training
+
+KEY = 'method_optimizers'
+"""Where a checkpoint keeps the states of the methods' optimisers."""
+STATES = 'method_states'
+"""Where a checkpoint keeps what methods remember between iterations."""
+
+
+@HOOKS.register_module()
+class DistillationHook(Hook):
+    """Gives each method that asks for it an optimiser and a schedule of its own.
+
+    The method's parameters leave the student's optimiser, and with that its gradient clipping. Both
+    optimisers step at the same iterations, gradient accumulation and loss scaling included. The
+    method's schedulers run with the Runner's, and everything is saved and resumed.
+    """
+
+    priority = 'HIGH'
+
+    def __init__(self) -> None:
+        self.optimizers: dict[str, Optimizer] = {}
+        self._scale = 1.0
+        self._manifest: dict[str, str] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Build the optimisers once those of the Runner exist."""
+        methods = methods_of(runner)
+        if not methods or not hasattr(runner.optim_wrapper, 'optimizer'):
+            return
+        bare(runner).distillation.optimizers_installed = True
+        self._manifest = manifest(bare(runner), runner.cfg.get('model') or {})
+        if bare(runner).distillation.skip_nonfinite:
+            leave_out(runner.optim_wrapper, bare(runner).distillation)
+        for name, method in methods.items():
+            if method.optimizer is not None:
+                self._install(runner, name, method)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note the loss scale of this iteration and log the learning rates."""
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        self._scale = 1.0 if scaler is None or not self.optimizers else scaler.get_scale()
+        for name, optimizer in self.optimizers.items():
+            runner.message_hub.update_scalar(f'train/{name}/lr', optimizer.param_groups[0]['lr'])
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Step when the student's optimiser has stepped."""
+        if self.optimizers and runner.optim_wrapper.should_update():
+            for optimizer in self.optimizers.values():
+                step_unscaled(optimizer, self._scale)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Save the optimisers' states, what methods remember, and what all was trained with."""
+        if self._manifest:
+            checkpoint[MANIFEST] = self._manifest
+        states = {name: method.training_state() for name, method in methods_of(runner).items()}
+        if any(state is not None for state in states.values()):
+            checkpoint[STATES] = states
+        if self.optimizers:
+            checkpoint[KEY] = {name: o.state_dict() for name, o in self.optimizers.items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Resume the optimisers' states, and what methods remember."""
+        if not runner._resume or not self._manifest:
+            return
+        refuse_other_training(checkpoint.get(MANIFEST), self._manifest)
+        for name, method in methods_of(runner).items():
+            if (state := checkpoint.get(STATES, {}).get(name)) is not None:
+                method.resume_training(state)
+        for name, optimizer in self.optimizers.items():
+            if name in checkpoint.get(KEY, {}):
+                optimizer.load_state_dict(checkpoint[KEY][name])
+            else:
+                print_log(
+                    f'methods.{name}: the checkpoint has no optimizer state for it; it starts anew',
+                    'current',
+                    logging.WARNING,
+                )
+
+    def _install(self, runner: Runner, name: str, method: Method) -> None:
+        if isinstance(runner.optim_wrapper, OptimWrapperDict):
+            raise InputError(
+                f'methods.{name}: an own optimizer beside several optimizers of the student is not '
+                f'possible; set methods.{name}.optimizer=None'
+            )
+        parameters = [p for p in method.parameters() if p.requires_grad]
+        if not parameters:
+            return
+        release(runner.optim_wrapper.optimizer, parameters)
+        groups = parameter_groups(method)
+        optimizer = OPTIMIZERS.build(dict(method.optimizer or {}, params=groups))
+        self.optimizers[name] = optimizer
+        self._schedule(runner, method, optimizer)
+
+    def _schedule(self, runner: Runner, method: Method, optimizer: Optimizer) -> None:
+        if method.param_scheduler and runner.param_schedulers is None:
+            runner.param_schedulers = []
+        for config in method.param_scheduler:
+            known: dict[str, Any] = {'optimizer': optimizer}
+            config = in_iterations(config, runner.max_iters)
+            if config.get('convert_to_iter_based'):
+                known['epoch_length'] = len(runner.train_dataloader)
+            runner.param_schedulers.append(PARAM_SCHEDULERS.build(config, default_args=known))
+
+
+def bare(runner: Runner) -> Any:
+    """The Runner's model without the wrapper of distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def methods_of(runner: Runner) -> dict[str, Method]:
+    """The methods of the Runner's model; none if it is no Distiller."""
+    model = bare(runner)
+    return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def leave_out(wrapper: Any, distillation: Any) -> None:
+    """Keep an optimiser from stepping in iterations that are left out."""
+    update = wrapper.update_params
+
+    def update_params(*args: Any, **kwargs: Any) -> None:
+        if not distillation.skipping:
+            update(*args, **kwargs)
+
+    wrapper.update_params = update_params
+
+
+def in_iterations(config: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """A scheduler's config with its ``share`` of the training as iterations.
+
+    >>> in_iterations(dict(type='LinearLR', share=(0.0, 0.1)), 500)
+    {'type': 'LinearLR', 'by_epoch': False, 'begin': 0, 'end': 50}
+    """
+    plain = dict(config)
+    if 'share' not in plain:
+        return plain
+    share = plain.pop('share')
+    if len(share) != 2 or not 0 <= share[0] < share[1] <= 1:
+        raise InputError(
+            f'param_scheduler: share={share}; needed: (begin, end) with 0 <= begin < end <= 1'
+        )
+    begin, end = (round(total * part) for part in share)
+    return plain | dict(by_epoch=False, begin=begin, end=max(end, begin + 1))
+
+
+def release(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Take parameters out of an optimiser; its groups stay, so that schedules keep their places."""
+    gone = {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        group['params'] = [p for p in group['params'] if id(p) not in gone]
+
+
+def parameter_groups(method: nn.Module) -> list[dict[str, Any]]:
+    """A method's parameters in two groups: those that decay, and the one-dimensional, which do not.
+
+    >>> [len(group['params']) for group in parameter_groups(nn.Linear(2, 2))]
+    [1, 1]
+    """
+    trained = [p for p in method.parameters() if p.requires_grad]
+    decaying = [p for p in trained if p.dim() > 1]
+    other = [p for p in trained if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [{'params': decaying}, {'params': other, 'weight_decay': 0.0}]
+    return [group for group in groups if group['params']]
+
+
+def step_unscaled(optimizer: Optimizer, scale: float) -> None:
+    """Undo the loss scale, step unless a gradient overflowed, and clear the gradients."""
+    grads = [p.grad for g in optimizer.param_groups for p in g['params'] if p.grad is not None]
+    if scale != 1.0:
+        torch._foreach_div_(grads, scale)
+    if scale == 1.0 or all(bool(grad.isfinite().all()) for grad in grads):
+        optimizer.step()
+    optimizer.zero_grad()

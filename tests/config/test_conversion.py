@@ -1,0 +1,109 @@
+"""From any config to a distillation config."""
+
+import pytest
+from mmengine.config import Config
+
+import mmkd
+from mmkd import InputError
+from mmkd.config.conversion import HOOK, plain_config
+
+STUDENT = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+TEACHER = dict(teacher='t.py', checkpoint='t.pth')
+
+
+def test_the_model_becomes_a_distiller_and_the_rest_stays():
+    plain = mmkd.family.building.load_config(STUDENT)
+    cfg = mmkd.distill(plain, 'pkd', **TEACHER)
+    assert cfg.model.type == 'mmkd.Distiller'
+    student = cfg.model.student.to_dict()
+    assert student.pop('_scope_') == 'mmdet'
+    assert student == plain.model.to_dict()
+    assert cfg.model.teacher == dict(config='t.py', checkpoint='t.pth')
+    changed = {'model', 'custom_imports', 'custom_hooks'}
+    rest = {k: v for k, v in cfg.to_dict().items() if k not in changed}
+    assert rest == {k: v for k, v in plain.to_dict().items() if k not in changed}
+    assert plain.model.type == 'RetinaNet'
+
+
+def test_methods_join_and_take_options():
+    cfg = mmkd.distill(STUDENT, 'pkd+kd', **TEACHER, options=dict(pkd=dict(weight=2.0)))
+    assert cfg.model.methods == dict(pkd=dict(type='mmkd.PKD', weight=2.0), kd=dict(type='mmkd.KD'))
+    named = dict(fine=dict(type='mmkd.PKD', weight=1.0), coarse=dict(type='pkd'))
+    cfg = mmkd.distill(STUDENT, named, **TEACHER)
+    assert [m['type'] for m in cfg.model.methods.values()] == ['mmkd.PKD', 'mmkd.PKD']
+
+
+def test_several_teachers():
+    cfg = mmkd.distill(
+        STUDENT,
+        dict(pkd=dict(teacher='a'), kd=dict(teacher='b')),
+        teacher=dict(a='a.py', b='b.py'),
+        checkpoint=dict(a='a.pth', b='b.pth'),
+        options=dict(teacher=dict(a=dict(precision='bf16'))),
+    )
+    assert cfg.model.teacher == dict(
+        a=dict(config='a.py', checkpoint='a.pth', precision='bf16'),
+        b=dict(config='b.py', checkpoint='b.pth'),
+    )
+
+
+def test_imports_and_hooks_are_added_to_those_that_are_there():
+    base = mmkd.family.building.load_config(STUDENT)
+    base.custom_imports = dict(imports=['mine'], allow_failed_imports=False)
+    base.custom_hooks = [dict(type='NumClassCheckHook')]
+    cfg = mmkd.distill(base, 'pkd', **TEACHER)
+    assert cfg.custom_imports == dict(imports=['mmkd', 'mine'], allow_failed_imports=False)
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['NumClassCheckHook', HOOK]
+    back = plain_config(cfg)
+    assert back.model == base.model
+    assert back.custom_imports == base.custom_imports
+    assert back.custom_hooks == base.custom_hooks
+
+
+def test_a_data_preprocessor_at_the_top_comes_along():
+    cfg = mmkd.distill('mmpretrain::resnet/resnet18_8xb32_in1k.py', 'kd', **TEACHER)
+    assert cfg.model.student.data_preprocessor.num_classes == 1000
+    assert cfg.model.student._scope_ == 'mmpretrain'
+
+
+def test_a_teacher_config_object_is_taken_with_its_model():
+    teacher = mmkd.family.building.load_config('mmdet::retinanet/retinanet_r101_fpn_2x_coco.py')
+    cfg = mmkd.distill(STUDENT, 'pkd', teacher=teacher, checkpoint='t.pth')
+    assert cfg.model.teacher.config.backbone.depth == 101
+
+
+def test_the_result_survives_a_round_trip_through_a_file(tmp_path):
+    cfg = mmkd.distill(STUDENT, 'pkd+cwd', **TEACHER)
+    cfg.dump(tmp_path / 'c.py')
+    assert Config.fromfile(tmp_path / 'c.py').model == cfg.model
+
+
+@pytest.mark.parametrize(
+    ('args', 'words'),
+    [
+        (dict(method='pdk', **TEACHER), ["unknown method 'pdk'", "'pkd'"]),
+        (dict(method='pkd'), ['pkd needs a teacher', '--teacher']),
+        (dict(method='pkd', checkpoint='t.pth'), ['t.pth', 'without a teacher']),
+        (dict(method='pkd', **TEACHER, options=dict(kd=dict())), ["'kd'", "['pkd']"]),
+        (dict(method=dict(pkd=dict(wait=1)), **TEACHER), ['methods.pkd', "'wait'"]),
+        (dict(method='pkd', **TEACHER, options=dict(pkd=dict(weight=-1))), ['pkd', '-1']),
+    ],
+)
+def test_wrong_calls_are_named(args, words):
+    with pytest.raises(InputError) as error:
+        mmkd.distill(STUDENT, **args)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_distiller_is_not_distilled_again():
+    cfg = mmkd.distill(STUDENT, 'pkd', **TEACHER)
+    with pytest.raises(InputError, match='Distiller already'):
+        mmkd.distill(cfg, 'kd', **TEACHER)
+
+
+def test_a_teacher_for_self_methods_is_refused(monkeypatch):
+    from mmkd.methods.pkd import PKD
+
+    monkeypatch.setattr(PKD, 'needs_teacher', False)
+    with pytest.raises(InputError, match='self-method and takes no teacher'):
+        mmkd.distill(STUDENT, 'pkd', **TEACHER)

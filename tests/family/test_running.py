@@ -1,0 +1,69 @@
+import helpers as h
+import pytest
+import torch
+
+from mmkd import InputError, Tap
+from mmkd.family.running import all_taps, observe, probe
+from mmkd.family.stages import stage_taps, task_of
+
+
+@pytest.mark.parametrize(
+    ('family', 'task'),
+    [('classifier', 'classification'), ('faster_rcnn', 'detection'), ('segmentor', 'segmentation')],
+)
+def test_the_task_is_known(family, task):
+    assert task_of(h.build(h.FAMILIES[family]())) == task
+    assert task_of(torch.nn.ReLU()) == 'other'
+
+
+@pytest.mark.parametrize('family', h.FAMILIES)
+def test_a_dry_run_changes_nothing(family):
+    model = h.build(h.FAMILIES[family]())
+    model.train()
+    model.backbone.eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    probe(model, [Tap('backbone')])
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_shapes_counts_and_overwritten_places():
+    model = h.build(h.retinanet())
+    taps = [Tap('neck'), Tap('bbox_head.retina_cls'), Tap('backbone.bn1'), Tap('backbone.layer2')]
+    result = probe(model, taps)
+    assert [tuple(s) for s in result.shapes[taps[0]]] == [(1, 16, n, n) for n in (16, 8, 4, 2, 1)]
+    assert result.counts[('bbox_head.retina_cls', 'output')] == 5
+    assert result.overwritten == {('backbone.bn1', 'output')}
+
+
+def test_a_roi_head_is_driven_on_given_boxes():
+    model = h.build(h.faster_rcnn()).eval()
+    boxes = torch.tensor([[0, 0.0, 0, 30, 30], [1, 5.0, 5, 40, 40], [0, 2.0, 2, 20, 20]])
+    features = observe(
+        model, [Tap('roi_head.bbox_head', item=0)], torch.randn(2, 3, 64, 64), rois={None: boxes}
+    )
+    assert features[Tap('roi_head.bbox_head', item=0)][0].shape == (3, h.CLASSES + 1)
+
+
+def test_all_taps_of_a_model_with_their_shapes():
+    names = dict(all_taps(h.build(h.faster_rcnn())))
+    assert {'backbone.layer1', 'neck', 'rpn_head', 'roi_head.bbox_head'} <= set(names)
+    assert [tuple(s) for s in names['neck']] == [(1, 16, n, n) for n in (32, 16, 8, 4, 2)]
+
+
+def test_stages_from_shallow_to_deep():
+    assert [t.at for t in stage_taps(h.build(h.classifier()))] == [
+        f'backbone.layer{i}' for i in (1, 2, 3, 4)
+    ]
+
+
+def test_a_model_that_cannot_be_run_says_why():
+    class Broken(torch.nn.Module):
+        def forward(self, *args, **kwargs):
+            raise TypeError('no')
+
+    model = torch.nn.Sequential(torch.nn.ReLU())
+    model.forward = Broken().forward
+    with pytest.raises(InputError, match=r'the student cannot be run.*128 px TypeError: no'):
+        probe(model, [Tap('0')], 'the student')

@@ -1,0 +1,444 @@
+"""FRSKD: what it computes for each task, where its gradients go, what it refuses."""
+
+import copy
+
+import helpers as h
+import pytest
+import torch
+import torch.nn.functional as F
+
+import mmkd
+from mmkd.core.schedules import build_schedule
+from mmkd.errors import InputError
+
+EARLY, LATE = 0.5, 0.9
+RAMP = build_schedule(dict(type='Ramp', value=1.0, begin=2 / 3, until=1.0, shape='sigmoid'))
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Set how far training is."""
+    return lambda share: monkeypatch.setattr('mmkd.core.engine.progress', lambda: share)
+
+
+def build(family='classifier', changes=None, **options):
+    student = h.FAMILIES[family]()
+    for part, change in (changes or {}).items():
+        student[part] = {**student.get(part, {}), **change}
+    model = h.distiller(student, frskd=dict(type='mmkd.FRSKD', **options))
+    return h.freeze_statistics(model)
+
+
+def batch(model, family='classifier', **options):
+    return model.data_preprocessor(h.raw_batch(family, **options), True)
+
+
+def stages(model, images):
+    backbone = model.backbone
+    x = backbone.maxpool(backbone.relu(backbone.norm1(backbone.conv1(images))))
+    maps = []
+    for name in backbone.res_layers:
+        x = getattr(backbone, name)(x)
+        maps.append(x)
+    return maps
+
+
+def attention(x):
+    energy = (x**2).mean(1).flatten(1)
+    return energy / (energy**2).sum(1, keepdim=True).sqrt()
+
+
+def kl(student, teacher, t):
+    teacher, student = teacher.double(), student.double()  # small differences of large terms
+    teacher, student = (teacher / t).softmax(1), (student / t).log_softmax(1)
+    return (teacher * (teacher.log() - student)).sum() * t * t / len(student)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(alpha=1.5, beta=30.0, temperature=3.0),
+                                     dict(channels=16, repeat=2), dict(width=1, depth=1)])  # fmt: skip
+def test_classification_is_ce_ce_kl_and_attention(options):
+    model = build(**options).train()  # batch statistics: the same in a second pass
+    data = batch(model, sizes=((48, 48),) * 4)
+    losses = model(**data, mode='loss')
+    labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+    maps = stages(model, data['inputs'])
+    teacher = model.distillation.frskd.self_teacher
+    refined = teacher.pyramid(maps)
+    z_s, z_t = model(data['inputs'], mode='tensor'), teacher.fc(refined[-1].mean((2, 3)))
+    expected = {
+        'loss': F.cross_entropy(z_s, labels),
+        'frskd/loss_ce': F.cross_entropy(z_t, labels),
+        'frskd/loss_logits': options.get('alpha', 2) * kl(z_s, z_t, options.get('temperature', 4)),
+        'frskd/loss_attention': options.get('beta', 100) * sum(
+            (attention(s) - attention(t)).square().mean() for s, t in zip(maps, refined)
+        ),
+    }  # fmt: skip
+    assert losses.keys() == expected.keys()
+    # single precision leaves 1e-7 of a divergence, which alpha T^2 then multiplies
+    rounding = 1e-7 * options.get('alpha', 2) * options.get('temperature', 4) ** 2
+    for name, value in expected.items():
+        tolerance = rounding if name == 'frskd/loss_logits' else 1e-6
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-5, abs=tolerance), name
+
+
+@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
+def test_mixed_labels_reach_both_cross_entropies(augment):
+    changes = dict(
+        head=dict(loss=dict(type='CrossEntropyLoss', use_soft=True)),
+        train_cfg=dict(augments=dict(type=augment, alpha=1.0)),
+    )
+    model = build(changes=changes)
+    data = batch(model, sizes=((64, 64),) * 4)
+    labels = torch.stack([sample.gt_score for sample in data['data_samples']])
+    assert ((labels > 0).sum(1) > 1).any()
+    losses = model(**data, mode='loss')
+    teacher = model.distillation.frskd.self_teacher
+    z_t = teacher.fc(teacher.pyramid(stages(model, data['inputs']))[-1].mean((2, 3)))
+    z_s = model(data['inputs'], mode='tensor')
+    for name, logits in (('loss', z_s), ('frskd/loss_ce', z_t)):
+        expected = -(labels * logits.log_softmax(1)).sum(1).mean()
+        assert losses[name].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('soft', [False, True])
+def test_rotations_have_joint_labels_and_teach_their_mean(soft):
+    changes = dict(
+        head=dict(loss=dict(type='CrossEntropyLoss', use_soft=True)),
+        train_cfg=dict(augments=dict(type='Mixup', alpha=1.0)),
+    )
+    model = build(changes=changes if soft else None, rotations=True)
+    data = batch(model, sizes=((64, 64),) * 3)
+    losses = model(**data, mode='loss')
+    teacher, z_s = model.distillation.frskd.self_teacher, model(data['inputs'], mode='tensor')
+    classes = z_s.shape[1]
+    assert teacher.fc.out_features == 4 * classes
+    samples = data['data_samples']
+    if soft:
+        labels = torch.stack([sample.gt_score for sample in samples])
+    else:
+        labels = torch.eye(classes)[torch.cat([sample.gt_label for sample in samples])]
+    entropy, attentions, taught = 0.0, [], torch.zeros(3, classes)
+    turned = data['inputs']
+    for k in range(4):
+        maps = stages(model, turned)
+        refined = teacher.pyramid(maps)
+        z_t = teacher.fc(refined[-1].mean((2, 3)))
+        entropy -= (labels * z_t.log_softmax(1)[:, k::4]).sum() / 12
+        taught += z_t[:, k::4] / 4
+        attentions += [
+            (attention(s) - attention(t)).square().mean() / 4 for s, t in zip(maps, refined)
+        ]
+        turned = turned.transpose(2, 3).flip(2)  # a quarter to the left
+    expected = {
+        'loss': -(labels * z_s.log_softmax(1)).sum(1).mean(),
+        'frskd/loss_ce': entropy,
+        'frskd/loss_logits': 2 * kl(z_s, taught, 4),
+        'frskd/loss_attention': 100 * sum(attentions),
+    }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        tolerance = 3e-6 if name == 'frskd/loss_logits' else 1e-6
+        assert losses[name].item() == pytest.approx(value.item(), rel=2e-5, abs=tolerance), name
+
+
+def test_rotations_run_in_the_precision_of_training():
+    model = build(rotations=True)
+    data, seen = batch(model), []
+    conv = model.backbone.conv1
+    conv.register_forward_hook(lambda module, args, out: seen.append((len(out), out.dtype)))
+    with torch.autocast('cpu', torch.bfloat16):
+        model(**data, mode='loss')
+    size = len(data['inputs'])
+    assert seen == [(size, torch.bfloat16), (3 * size, torch.bfloat16)]
+
+
+def test_rotations_need_square_images():
+    with pytest.raises(InputError, match='rotations=True; the images of the batch are 64x96'):
+        h.losses_of(build(rotations=True), 'classifier', sizes=((64, 96),) * 2)
+
+
+def test_without_a_feature_term():
+    losses = h.losses_of(build(feature=None), 'classifier')
+    assert set(losses) == {'loss', 'frskd/loss_ce', 'frskd/loss_logits'}
+
+
+def test_fitnet_adapts_channels_and_compares_maps():
+    model = build(feature='fitnet', beta=3.0)
+    data = batch(model)
+    losses = model(**data, mode='loss')
+    method, maps = model.distillation.frskd, stages(model, data['inputs'])
+    refined = method.self_teacher.pyramid(maps)
+    expected = sum(
+        ((adapt(s) - t) ** 2).mean() for adapt, s, t in zip(method.adapters, maps, refined)
+    )
+    assert losses['frskd/loss_fitnet'].item() == pytest.approx(3 * expected.item(), rel=1e-5)
+
+
+def grads(value, parameters):
+    parameters = [p for p in parameters if p.requires_grad]
+    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return any(g is not None and bool(g.abs().sum() > 0) for g in found)
+
+
+DISTILLING = {
+    'classifier': ('logits', 'attention'),
+    'retinanet': ('logits', 'attention'),
+    'faster_rcnn': ('logits', 'attention'),
+    'segmentor': ('logits', 'attention'),
+}
+
+
+@pytest.mark.parametrize('detach_input', [False, True])
+@pytest.mark.parametrize('family', DISTILLING)
+def test_who_trains_whom(family, detach_input, at):
+    at(LATE)
+    model = build(family, detach_input=detach_input)
+    losses = h.losses_of(model, family)
+    teacher = model.distillation.frskd.self_teacher
+    for term in DISTILLING[family]:
+        loss = losses[f'frskd/loss_{term}']
+        assert not grads(loss, teacher.parameters()), term
+        assert grads(loss, model.backbone.parameters()), term
+    own = sum(v for k, v in losses.items() if k.startswith('frskd/loss')
+              and k[11:] not in DISTILLING[family])  # fmt: skip
+    assert grads(own, teacher.parameters())
+    assert grads(own, model.backbone.parameters()) is not detach_input
+    names = {'head', 'bbox_head', 'rpn_head', 'roi_head', 'decode_head'}
+    heads = [p for name, part in model.named_children() if name in names for p in part.parameters()]
+    assert not grads(own, heads)
+
+
+FAMILIES = [
+    'retinanet', 'gfl', 'fcos', 'rtmdet', 'softmax', 'faster_rcnn', 'cascade_rcnn', 'mask_rcnn',
+    'dino', 'deformable_detr', 'segmentor',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_any_family_trains(family, at):
+    at(EARLY)
+    model = build(family)
+    if family == 'rtmdet':
+        model.train()  # with the statistics it starts with, its features fade to nothing
+    teacher = model.distillation.frskd.self_teacher
+    early = h.losses_of(model, family)
+    own = {name for name in early if 'frskd' in name and 'loss' in name}
+    plain = {name for name in early if 'frskd' not in name and 'loss' in name}
+    assert len(own) == len(plain) > 0
+    assert all(name.startswith('frskd/loss_') for name in own)
+    total, _ = model.parse_losses(early)
+    total.backward()
+    idle = [n for n, p in teacher.named_parameters() if p.requires_grad and p.grad is None]
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None
+              and not n.startswith('distillation')]  # fmt: skip
+    assert len(idle) <= len(unused)
+    at(LATE)
+    late = h.losses_of(model, family)
+    assert set(late) - set(early) == {'frskd/loss_attention', 'frskd/loss_logits'}
+    assert all(late[f'frskd/loss_{term}'] > 0 for term in ('attention', 'logits'))
+
+
+@pytest.mark.parametrize('family', ['retinanet', 'softmax', 'gfl', 'segmentor'])
+def test_dense_terms_are_those_of_two_heads_ramped(family, at):
+    at(LATE)
+    still = dict(decode_head=dict(dropout_ratio=0.0)) if family == 'segmentor' else None
+    model = build(family, still, alpha=0.5, beta=20.0).train()
+    data = batch(model, family)
+    losses = model(**data, mode='loss')
+    teacher = model.distillation.frskd.self_teacher
+    maps = model.extract_feat(data['inputs'])
+    refined = teacher.pyramid(maps)
+    assert [t.shape for t in refined] == [m.shape for m in maps]
+    ramp = RAMP(LATE)
+    expected = sum((attention(s) - attention(t)).square().mean() for s, t in zip(maps, refined))
+    assert losses['frskd/loss_attention'].item() == pytest.approx(
+        20 * ramp * expected.item(), rel=1e-4
+    )
+    if family == 'segmentor':
+        z_s, z_t = model.decode_head(maps), teacher.heads.decode_head(refined)
+        z_s, z_t = (z.permute(0, 2, 3, 1).flatten(0, 2) for z in (z_s, z_t))
+        value = kl(z_s, z_t, 1.0)
+    else:
+        head = model.bbox_head
+        z_s, z_t = (
+            torch.cat([level.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels) for level in out[0]])
+            for out in (head(maps), teacher.heads.bbox_head(refined))
+        )  # fmt: skip
+        value = dense_divergence(z_s, z_t, family == 'softmax')
+    assert losses['frskd/loss_logits'].item() == pytest.approx(0.5 * ramp * value.item(), rel=1e-4)
+
+
+def dense_divergence(student, teacher, softmax):
+    if softmax:
+        p, log_q = teacher.softmax(1), student.log_softmax(1)
+        return (p * (p.log() - log_q)).sum() / p[:, :-1].amax(1).sum().clamp_min(1)
+    p, q = teacher.sigmoid(), student.sigmoid()
+    both = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    return both.sum() / p.amax(1).sum().clamp_min(1)
+
+
+def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps():
+    model = build('retinanet')
+    data = batch(model, 'retinanet')
+    losses = model(**data, mode='loss')
+    heads = model.distillation.frskd.self_teacher.heads
+    refined = model.distillation.frskd.self_teacher.pyramid(model.extract_feat(data['inputs']))
+    for name, values in heads.bbox_head.loss(refined, data['data_samples']).items():
+        assert losses[f'frskd/{name}'].item() == pytest.approx(sum(values).item(), rel=1e-5)
+    ours, theirs = model.bbox_head.state_dict(), heads.bbox_head.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert not all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize('family', ['faster_rcnn', 'cascade_rcnn'])
+def test_roi_logits_are_compared_on_the_students_boxes(family, at, monkeypatch):
+    at(LATE)
+    model = build(family, alpha=1.0)
+    seen = {'ours': [], 'theirs': []}
+    heads = model.distillation.frskd.self_teacher.heads
+    for side, net in (('ours', model), ('theirs', heads)):
+        forward = net.roi_head._bbox_forward
+
+        def spy(*args, forward=forward, side=side):
+            out = forward(*args)
+            seen[side].append((args[-1], out['cls_score'], torch.is_grad_enabled()))
+            return out
+
+        monkeypatch.setattr(net.roi_head, '_bbox_forward', spy)
+    losses = h.losses_of(model, family)
+    stages = len(seen['ours'])
+    scored = [entry for entry in seen['theirs'] if not entry[2]]
+    assert len(scored) == stages
+    divergences = []
+    for (boxes, z_s, _), (their_boxes, z_t, _) in zip(seen['ours'], scored):
+        assert torch.equal(boxes, their_boxes)
+        p, log_q = z_t.softmax(1), z_s.log_softmax(1)
+        divergences.append((p * (p.log() - log_q)).sum(1))
+    expected = RAMP(LATE) * torch.cat(divergences).mean()
+    assert losses['frskd/loss_logits'].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize('family', ['dino', 'deformable_detr'])
+def test_weights_that_only_the_whole_detector_draws_are_drawn(family):
+    levels = build(family).distillation.frskd.self_teacher.heads.level_embed
+    assert 0.7 < levels.std() < 1.3  # the construction leaves what the memory held
+
+
+def test_a_schedule_is_taken_as_it_is(at):
+    at(EARLY)
+    constant = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])
+    losses = h.losses_of(build('retinanet', alpha=constant, beta=constant), 'retinanet')
+    assert {'frskd/loss_attention', 'frskd/loss_logits'} < set(losses)
+
+
+def test_the_methods_weight_scales_every_term():
+    once, thrice = (h.losses_of(build(weight=w), 'classifier') for w in (1.0, 3.0))
+    for name, value in once.items():
+        factor = 3 if name.startswith('frskd/') else 1
+        assert thrice[name].item() == pytest.approx(factor * value.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('family', ['classifier', 'retinanet', 'segmentor'])
+def test_the_trained_student_is_a_plain_student(family):
+    model = build(family)
+    plain = h.build(h.FAMILIES[family]())
+    own = {name for name in model.state_dict() if not name.startswith('distillation.')}
+    assert own == set(plain.state_dict()) == set(copy.deepcopy(model).state_dict())
+    plain.load_state_dict({name: model.state_dict()[name] for name in own})
+    data = batch(model, family)
+    model.eval(), plain.eval()
+    with torch.no_grad():
+        ours, theirs = (net.extract_feat(data['inputs']) for net in (model, plain))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+def test_it_combines_with_a_teacher_method():
+    wide = h.classifier(16)
+    methods = dict(frskd=dict(type='mmkd.FRSKD'), pkd=dict(type='mmkd.PKD'))
+    model = h.freeze_statistics(h.distiller(h.classifier(), wide, **methods))
+    losses = h.losses_of(model, 'classifier')
+    assert {
+        'loss',
+        'frskd/loss_ce',
+        'frskd/loss_logits',
+        'frskd/loss_attention',
+        'pkd/loss',
+    } == set(losses)
+    assert torch.allclose(
+        h.losses_of(build(), 'classifier')['loss'],
+        losses['loss'],
+    )
+
+
+def test_the_flag_needs_no_teacher():
+    cfg = mmkd.distill('mmpretrain::resnet/resnet18_8xb32_in1k.py', 'frskd')
+    assert cfg.model.methods.frskd.type == 'mmkd.FRSKD'
+    assert cfg.model.get('teacher') is None
+
+
+@pytest.mark.parametrize('kind', ['wrn', 'swin', 'vit'])
+def test_other_backbones(kind):
+    if kind == 'wrn':
+        student = h.classifier()
+        student.backbone = dict(type='mmkd.WideResNet', depth=10, width=1)
+        student.head.in_channels = 64
+    else:
+        student = h.transformer(kind)
+    size = (32, 32) if kind == 'wrn' else (224, 224)
+    model = h.distiller(student, frskd=dict(type='mmkd.FRSKD'))
+    losses = h.losses_of(model, 'classifier', sizes=(size, size))
+    assert losses['frskd/loss_attention'] > 0
+
+
+def test_odd_sizes_train():
+    model = build()
+    losses = h.losses_of(model, 'classifier', sizes=((75, 107),) * 2)
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is not None for p in model.distillation.parameters())
+
+
+def test_single_precision_under_autocast():
+    model = build()
+    data = batch(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model(**data, mode='loss')
+    assert all(
+        losses[f'frskd/loss_{n}'].dtype == torch.float32 for n in ('ce', 'logits', 'attention')
+    )
+
+
+def sigmoid_head(student):
+    student.head.loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
+
+
+def bare_head(student):
+    student.head = dict(type='ClsHead')
+
+
+@pytest.mark.parametrize(
+    ('family', 'change', 'options', 'words'),
+    [
+        ('classifier', None, dict(tap='backbone'), 'a single level'),
+        ('classifier', None, dict(tap=['backbone.layer3', 'backbone.layer2']), 'grow: [(8, 8), (16, 16)]'),
+        ('classifier', bare_head, dict(), 'num_classes=None; needed: one vector of class logits'),
+        ('classifier', sigmoid_head, dict(), 'sigmoid classes'),
+        ('classifier', None, dict(alpha=-1), 'alpha: -1; needed: a finite number >= 0'),
+        ('classifier', None, dict(beta=-0.5), 'beta: -0.5; needed: a finite number >= 0'),
+        ('classifier', None, dict(feature='atention'), "feature='atention'; nearest: 'attention'"),
+        ('classifier', None, dict(feature=None, beta=1.0), 'feature=None has no effect'),
+        ('classifier', None, dict(repeat=0), 'repeat=0; needed: a whole number >= 1'),
+        ('classifier', None, dict(alpah=1), "unknown option 'alpah'; nearest: 'alpha'"),
+        ('classifier', None, dict(temperature=0), 'temperature=0; needed: a number above 0'),
+        ('classifier', None, dict(teacher='t'), 'is a self-method and takes no teacher'),
+        ('retinanet', None, dict(channels=64), 'channels=64; for detection the pyramid'),
+        ('retinanet', None, dict(rotations=True), 'rotations=True is for classification'),
+        ('segmentor', None, dict(tap='backbone.layer4'), 'for segmentation the pyramid'),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_answered(family, change, options, words):
+    student = h.FAMILIES[family]()
+    if change is not None:
+        change(student)
+    with pytest.raises(InputError) as error:
+        h.distiller(student, frskd=dict(type='mmkd.FRSKD', **options))
+    assert words in str(error.value)

@@ -1,0 +1,176 @@
+"""Training on several ranks is training in one process with the global batch."""
+
+import functools
+import os
+
+import helpers as h
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from rank_work import first_losses, on_ranks, run, several, trained
+
+from mmkd import InputError
+from mmkd.training.processes import prepare_ranks
+
+LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
+"""Zero at first: what it belongs to has no gradient then."""
+METHODS = {
+    'pkd': dict(type='mmkd.PKD'),
+    'cwd': dict(type='mmkd.CWD'),
+    'at': dict(type='mmkd.AT'),
+    'kd': dict(type='mmkd.KD'),
+    'fitnet': dict(type='mmkd.FitNet', tap='backbone.layer3', weight=LATE),
+    'frskd': dict(type='mmkd.FRSKD', feature='fitnet', beta=LATE, alpha=LATE),
+    'sfr': dict(type='mmkd.SFR'),
+}
+DPK = dict(type='mmkd.DPK', size='light', optimizer=None)
+OWN = {
+    'classifier': dict(dpk=dict(DPK, tap=['backbone.layer2', 'backbone.layer3'])),
+    'retinanet': dict(fgd=dict(type='mmkd.FGD'), dpk=dict(DPK, inject=[1])),
+}
+
+
+def configs(family):
+    teacher = h.classifier(16) if family == 'classifier' else h.retinanet(width=16)
+    return {
+        name: dict(
+            type='mmkd.Distiller', student=h.FAMILIES[family](), methods={name: method},
+            **({} if name in ('frskd', 'sfr') else
+               dict(teacher=dict(config=teacher, checkpoint='untrained'))),
+        )
+        for name, method in {**METHODS, **OWN[family]}.items()
+    }  # fmt: skip
+
+
+def far_from(alone, ranks):
+    """What differs from one process's weights by more than 1e-5, or is not a number."""
+    return {
+        (name, key): float((rank[name][key] - value).abs().max())
+        for rank in ranks
+        for name, weights in alone.items()
+        for key, value in weights.items()
+        if not (rank[name][key] - value).abs().max() <= 1e-5
+    }
+
+
+@pytest.mark.parametrize('family', ['classifier', 'retinanet'])
+def test_twenty_iterations_on_two_ranks_are_those_of_one_process(family, tmp_path):
+    models = configs(family)
+    ranks = on_ranks(trained, tmp_path, models, family, 20)
+    assert far_from(trained(0, models, family, 20), ranks) == {}
+
+
+SLOW = pytest.mark.slow
+TELLING = ('pkd', 'kd', 'fitnet', 'frskd', 'dpk')
+"""Those that ask other ranks, and those with terms that begin late."""
+
+
+@pytest.mark.parametrize(
+    ('family', 'names', 'iterations'),
+    [
+        ('retinanet', TELLING, 5),
+        pytest.param('retinanet', (*METHODS, *OWN['retinanet']), 20, marks=SLOW),
+        pytest.param('classifier', (*METHODS, *OWN['classifier']), 20, marks=SLOW),
+    ],
+    ids=['retinanet', 'all-retinanet', 'all-classifier'],
+)
+def test_three_ranks_and_a_static_graph_are_one_process(family, names, iterations, tmp_path):
+    """Terms whose weight begins late do not change what DDP takes for static."""
+    models = {name: config for name, config in configs(family).items() if name in names}
+    if 'at' in models:  # at its 1000 one process on one and on two threads parts with six images
+        models['at']['methods'] = dict(at=dict(type='mmkd.AT', weight=100.0))
+    work = functools.partial(trained, images=6, static_graph=True)
+    ranks = on_ranks(work, tmp_path, models, family, iterations, ranks=3)
+    alone = trained(0, models, family, iterations, images=6)
+    assert {*alone} == {*names}
+    assert far_from(alone, ranks) == {}
+
+
+@pytest.fixture(scope='module')
+def on_two(tmp_path_factory, shapes):
+    """What is run on two ranks at once, because starting them takes longest."""
+    folder = tmp_path_factory.mktemp('two')
+    jobs = [(run, accumulating(folder / 'ranks', shapes)), (first_losses, with_norms())]
+    return list(zip(*on_ranks(several, folder, jobs)))
+
+
+def test_accumulated_gradients_on_two_ranks_are_those_of_one_process(on_two, tmp_path, shapes):
+    """With a term that begins late and a method that has its own optimiser and schedule."""
+    alone = run(0, accumulating(tmp_path, shapes))
+    weights = [{'all': one['weights']} for one in (alone, *on_two[0])]
+    assert far_from(weights[0], weights[1:]) == {}
+    assert [one['steps'] for one in (alone, *on_two[0])] == [{'dpk': {6}}] * 3
+
+
+def accumulating(folder, shapes):
+    """12 iterations of four images, two to an update; statistics frozen."""
+    cfg = h.runner_config('classifier', folder, shapes)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=12, val_interval=100)
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=100, by_epoch=False)
+    cfg.randomness = dict(seed=0)
+    loader = cfg.train_dataloader
+    loader.batch_size, loader.sampler.shuffle = 4, False
+    loader.dataset.pipeline = [s for s in loader.dataset.pipeline if s.type != 'RandomFlip']
+    cfg.optim_wrapper.update(accumulative_counts=2, clip_grad=dict(max_norm=5.0))
+    cfg.model.backbone.norm_eval = True
+    wide = h.classifier(16)
+    wide.head.num_classes = cfg.model.head.num_classes
+    stages = ['backbone.layer2', 'backbone.layer3']
+    # eps: the steps of what has no gradient but rounding must not grow to the learning rate
+    dpk = dict(type='mmkd.DPK', size='light', tap=stages, optimizer=dict(lr=1e-3, eps=1e-3))
+    fitnet = dict(type='mmkd.FitNet', tap='backbone.layer3', weight=LATE)
+    others = {name: METHODS[name] for name in ('pkd', 'kd', 'cwd', 'at', 'sfr')}
+    cfg.model = dict(
+        type='mmkd.Distiller', student=cfg.model,
+        methods=dict(dpk=dpk, fitnet=fitnet, **others),
+        teacher=dict(config=wide, checkpoint='untrained'),
+    )  # fmt: skip
+    cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
+    return cfg
+
+
+def test_sync_bn_is_plain_bn_without_ranks_and_answered_on_cpu_ranks(on_two):
+    for answers in on_two[1]:
+        assert isinstance(answers['BN'], float)
+        for kind in ('SyncBN', 'MMSyncBN'):
+            words = f"norm_cfg=dict(type='{kind}'): backbone.bn1 of the student and 19 more; on CPU"
+            assert answers[kind].startswith(words)
+    models = with_norms()
+    models.pop('MMSyncBN')  # mmcv cannot build it without ranks
+    alone = first_losses(0, models)
+    assert alone['SyncBN'] == alone['BN'] > 0
+
+
+def test_sync_bn_of_the_runner_is_answered_before_ranks_meet():
+    cfg = Config(dict(launcher='pytorch', sync_bn='torch'))
+    with pytest.raises(InputError, match="sync_bn='torch': on CPU ranks nothing synchronises"):
+        prepare_ranks(cfg)
+
+
+def with_norms():
+    models = {}
+    for kind in ('BN', 'SyncBN', 'MMSyncBN'):
+        student = h.classifier()
+        student.backbone.norm_cfg = dict(type=kind)
+        models[kind] = dict(
+            type='mmkd.Distiller', student=student, methods=dict(kd=dict(type='mmkd.KD')),
+            teacher=dict(config=h.classifier(16), checkpoint='untrained'),
+        )  # fmt: skip
+    return models
+
+
+def test_ranks_on_gpus_have_the_address_and_port_of_their_job(monkeypatch):
+    for name, value in dict(
+        PROCID=1, NTASKS=2, LOCALID=1, JOB_ID=40123, STEP_NODELIST='n[3-5]'
+    ).items():
+        monkeypatch.setenv(f'SLURM_{name}', str(value))
+    for name in ('MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = Config(dict(launcher='slurm'))
+    prepare_ranks(cfg)
+    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('n3', '20123')
+    assert not dist.is_initialized()  # that is the Runner's, with nccl
+    assert cfg.to_dict() == dict(launcher='slurm')

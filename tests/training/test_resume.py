@@ -1,0 +1,347 @@
+"""Trainings that are stopped and resumed end bit for bit like those that are not."""
+
+import copy
+import errno
+import os
+import random
+import signal
+
+import helpers as h
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import Runner
+from torch.utils.data import Sampler
+
+from mmkd.commands.train import train, training_config
+from mmkd.errors import InputError
+from mmkd.family.taps import flatten
+from mmkd.files.checkpoints import read_checkpoint
+from mmkd.files.writing import latest_checkpoint
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class Drawing(Sampler):
+    """Draws its order with the generator of the process, as torch's RandomSampler does."""
+
+    def __init__(self, dataset, seed):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __iter__(self):
+        yield from torch.randperm(len(self)).tolist()
+
+
+class Kill(Exception):
+    """What a SIGKILL is here: nothing is written after it."""
+
+
+class Killer(Hook):
+    """Raises after an iteration, or in the validation after it; before any other hook acts on it."""
+
+    priority = 0
+
+    def __init__(self, at, validating=False):
+        self.at, self.validating = at, validating
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.at and not self.validating:
+            raise Kill
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == self.at and self.validating:
+            raise Kill
+
+
+def config(shapes, family='classifier', methods=None, **changes):
+    """Four iterations an epoch, three epochs, with everything that draws random numbers."""
+    cfg = h.runner_config(family, '', shapes)
+    cfg.train_cfg.max_epochs = 3
+    cfg.randomness = dict(seed=3)
+    if family == 'classifier':
+        cfg.model.backbone.drop_path_rate = 0.3
+        cfg.train_dataloader.dataset.indices = 8
+        flip = dict(type='RandomFlip', prob=0.5, direction='horizontal')
+        erase = dict(type='RandomErasing', mode='rand')
+        pipeline = cfg.train_dataloader.dataset.pipeline
+        cfg.train_dataloader.dataset.pipeline = [*pipeline[:-1], flip, erase, pipeline[-1]]
+    cfg.custom_hooks = [dict(type='EMAHook', momentum=0.3)]
+    cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
+        dict(type='CosineAnnealingLR', T_max=3, by_epoch=True),
+    ]
+    for name, value in changes.items():
+        *path, last = name.split('.')
+        part = cfg
+        for step in path:
+            part = part[step]
+        part[last] = value
+    if methods is not None:
+        teacher = {}
+        if any(m['type'] in ('mmkd.DPK', 'mmkd.KD') for m in methods.values()):
+            teacher = dict(teacher=dict(config=copy.deepcopy(cfg.model), checkpoint='untrained'))
+        cfg.model = dict(type='mmkd.Distiller', student=cfg.model, methods=methods, **teacher)
+        cfg.custom_hooks.append(dict(type='mmkd.DistillationHook'))
+    return cfg
+
+
+def run(cfg, work_dir, resume=None, killer=None):
+    """What ``tools/train.py`` does, in this process; the Runner, or None if it was killed."""
+    cfg = copy.deepcopy(cfg)
+    cfg = training_config(cfg, work_dir=str(work_dir), resume=resume)
+    made = []
+    real = Runner.from_cfg
+
+    def build(given):
+        made.append(real(given))
+        if killer is not None:
+            made[0].register_hook(killer)
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, 'from_cfg', staticmethod(build))
+        try:
+            train(cfg)
+        except Kill:
+            return None
+    return made[0]
+
+
+def state(runner):
+    found = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    (average,) = [hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook']
+    found |= {f'ema {n}': v for n, v in average.ema_model.state_dict().items()}
+    return found
+
+
+def same(ours, theirs):
+    ours, theirs = state(ours), state(theirs)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+BY_ITERATION = {
+    'train_cfg': dict(type='IterBasedTrainLoop', max_iters=12, val_interval=4),
+    'default_hooks.checkpoint.by_epoch': False,
+    'default_hooks.checkpoint.interval': 3,
+    'param_scheduler': [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=9)],
+}
+INFINITE = {**BY_ITERATION, 'train_dataloader.sampler': dict(type='InfiniteSampler', shuffle=True)}
+INSIDE = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
+WORKERS = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
+           'val_dataloader.num_workers': 1, 'val_dataloader.persistent_workers': True}  # fmt: skip
+DRAWN = {'train_dataloader.persistent_workers': False,
+         'train_dataloader.sampler': dict(type='Drawing')}  # fmt: skip
+ACCUMULATED = {**INSIDE, 'default_hooks.checkpoint.interval': 2,
+               'optim_wrapper.accumulative_counts': 3}  # fmt: skip
+BEST = {'default_hooks.checkpoint.save_best': 'accuracy/top1',
+        'default_hooks.checkpoint.rule': 'greater'}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('changes', 'kills'),
+    [
+        pytest.param(dict(), [6, 9], marks=pytest.mark.slow),
+        (BEST, [6, (8, True)]),
+        (INSIDE, [7, 10]),
+        pytest.param(BY_ITERATION, [4, 7, 10], marks=pytest.mark.slow),
+        (INFINITE, [4, (8, True), 10]),
+        pytest.param(WORKERS, [6, 9], marks=pytest.mark.slow),
+        ({**INSIDE, **WORKERS}, [7, 10]),
+        pytest.param({**INFINITE, **WORKERS}, [7, 10], marks=pytest.mark.slow),
+        pytest.param({**BY_ITERATION, **WORKERS}, [7, 10], marks=pytest.mark.slow),
+        pytest.param({**BY_ITERATION, **WORKERS, **DRAWN}, [7], marks=pytest.mark.slow),
+        (ACCUMULATED, [5, 9]),
+    ],
+    ids=['epochs', 'best', 'inside', 'iterations', 'infinite', 'workers',
+         'inside-workers', 'infinite-workers', 'passes-workers', 'drawn-workers', 'accumulated'],
+)  # fmt: skip
+def test_a_killed_training_ends_like_one_that_was_not(changes, kills, shapes, tmp_path):
+    cfg = config(shapes, **changes)
+    straight = run(cfg, tmp_path / 'straight')
+    for number, kill in enumerate(kills):
+        at, validating = kill if isinstance(kill, tuple) else (kill, False)
+        resume = 'auto' if number else None
+        torch.rand(number + 1), random.random()  # another process: nothing is as it was
+        assert run(cfg, tmp_path / 'killed', resume, Killer(at, validating)) is None
+    resumed = run(cfg, tmp_path / 'killed', 'auto')
+    assert resumed.iter == straight.iter == 12
+    same(straight, resumed)
+
+
+METHODS = {
+    'dpk': dict(type='mmkd.DPK', size='light', optimizer=dict(type='AdamW', lr=1e-3)),
+    'frskd': dict(type='mmkd.FRSKD', rotations=True),
+    'sfr': dict(type='mmkd.SFR'),
+}
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_methods_go_on_as_if_nothing_had_happened(name, shapes, tmp_path):
+    stages = ['backbone.layer2', 'backbone.layer3']
+    changes = {**INSIDE, 'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2}
+    cfg = config(shapes, methods={name: dict(METHODS[name], tap=stages)}, **changes)
+    straight = run(cfg, tmp_path / 'straight')
+    assert run(cfg, tmp_path / 'killed', None, Killer(4)) is None
+    resumed = run(cfg, tmp_path / 'killed', 'auto')
+    same(straight, resumed)
+    ours, other = (r.model.distillation.methods[name].training_state() for r in (straight, resumed))
+    if name == 'dpk':
+        assert torch.equal(ours['rng'], other['rng'])
+        history = [flatten(states['ratio']) for states in (ours, other)]
+        assert len(history[0]) == len(history[1]) > 0
+        assert all(torch.equal(a, b) for a, b in zip(*history))
+
+
+def test_a_detector_goes_on_as_if_nothing_had_happened(shapes, tmp_path):
+    methods = dict(sfr=dict(type='mmkd.SFR'), frskd=dict(type='mmkd.FRSKD'))
+    cfg = config(shapes, 'faster_rcnn', methods, **{'train_cfg.max_epochs': 2})
+    straight = run(cfg, tmp_path / 'straight')
+    assert run(cfg, tmp_path / 'killed', None, Killer(6)) is None
+    same(straight, run(cfg, tmp_path / 'killed', 'auto'))
+
+
+# -- checkpoints ----------------------------------------------------------------------------------
+
+
+def short(shapes, **changes):
+    return config(shapes, **{'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2, **changes})
+
+
+def test_the_old_checkpoint_stays_until_the_new_one_is_there(shapes, tmp_path, monkeypatch):
+    cfg = short(shapes, **{'default_hooks.checkpoint.max_keep_ckpts': 1})
+    seen = []
+    replace = os.replace
+
+    def spy(source, target):
+        seen.append(sorted(p.name for p in tmp_path.glob('*.pth')))
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', spy)
+    run(cfg, tmp_path)
+    assert seen == [[], ['epoch_1.pth']]
+    assert sorted(p.name for p in tmp_path.glob('*.pt*')) == ['epoch_2.pth']
+
+
+def test_a_full_disk_stops_with_a_message_and_leaves_the_last_checkpoint(
+    shapes, tmp_path, monkeypatch
+):
+    cfg, fsync = short(shapes), os.fsync
+    straight = run(cfg, tmp_path / 'straight')
+
+    def full(handle):
+        if (tmp_path / 'full/epoch_2.pth.part').exists():
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', full)
+        with pytest.raises(
+            InputError, match=r'epoch_2.pth: no space left on the disk \(.* MB needed'
+        ):
+            run(cfg, tmp_path / 'full')
+    assert [p.name for p in (tmp_path / 'full').glob('*.p*t*')] == ['epoch_1.pth']
+    same(straight, run(cfg, tmp_path / 'full', 'auto'))
+
+
+@pytest.mark.parametrize('left', [0, 0.5, -1])
+def test_a_cut_checkpoint_is_passed_over(left, shapes, tmp_path):
+    cfg = short(shapes)
+    straight = run(cfg, tmp_path)
+    newest = tmp_path / 'epoch_2.pth'
+    content = newest.read_bytes()
+    newest.write_bytes(content[: int(left * len(content)) if left == 0.5 else left])
+    assert latest_checkpoint(tmp_path) == tmp_path / 'epoch_1.pth'
+    same(straight, run(cfg, tmp_path, 'auto'))
+    newest.write_bytes(content[:100])
+    with pytest.raises(InputError, match='truncated or damaged'):
+        run(cfg, tmp_path, str(newest))
+
+
+def test_a_damaged_byte_is_seen(shapes, tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    torch.save({'state_dict': {'a': torch.rand(1000)}}, path)
+    assert latest_checkpoint(tmp_path) == path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r'all checkpoints in .* are truncated or damaged'):
+        latest_checkpoint(tmp_path)
+
+
+def test_nothing_to_resume_is_a_start(shapes, tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert run(short(shapes), tmp_path, 'auto').iter == 8
+
+
+def test_without_a_seed_the_checkpoints_is_taken(shapes, tmp_path):
+    cfg = short(shapes, randomness=dict(seed=None))
+    run(cfg, tmp_path)
+    seed = read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['seed']
+    cfg.train_cfg.max_epochs = 3
+    assert run(cfg, tmp_path, 'auto').seed == seed
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_iteration_with_a_checkpoint(number, shapes, tmp_path):
+    cfg = short(shapes, **{'optim_wrapper.accumulative_counts': 4})
+    straight = run(cfg, tmp_path / 'straight')
+    handler = signal.getsignal(number)
+
+    class Sender(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 5:
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as stop:
+        run(cfg, tmp_path / 'stopped', None, Sender())
+    assert stop.value.code == 128 + number
+    signal.signal(number, handler)
+    folder = tmp_path / 'stopped'
+    assert (folder / 'last_checkpoint').read_text() == str(folder / 'interrupted.pth')
+    assert read_checkpoint(folder / 'interrupted.pth')['meta']['iter'] == 6
+    same(straight, run(cfg, folder, 'auto'))
+
+
+# -- of another training ---------------------------------------------------------------------------
+
+KD = dict(kd=dict(type='mmkd.KD'))
+
+
+def plain(cfg):
+    cfg.model, cfg.custom_hooks = cfg.model.student, cfg.custom_hooks[:1]
+
+
+def wider(model):
+    model.backbone.base_channels = 16
+    model.head.in_channels = 128
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda cfg: wider(cfg.model.student), 'student.backbone.base_channels is 8 in the checkpoint'),
+        (lambda cfg: wider(cfg.model.teacher.config), r"teacher 'teacher' \(weights\) is "),
+        (lambda cfg: cfg.model.methods.kd.update(temperature=2.0),
+         'methods.kd.temperature is absent in the checkpoint and 2.0 in the config'),
+        (plain,
+         'the checkpoint is of a distillation, the config trains the student alone'),
+    ],
+    ids=['student', 'teacher', 'method', 'plain'],
+)  # fmt: skip
+def test_a_checkpoint_of_another_training_is_refused(change, words, shapes, tmp_path):
+    cfg = short(shapes, methods=KD)
+    run(cfg, tmp_path)
+    cfg.train_cfg.max_epochs = 3
+    change(cfg)
+    with pytest.raises(InputError, match=words):
+        run(cfg, tmp_path, 'auto')
+
+
+def test_a_plain_checkpoint_is_not_of_a_distillation(shapes, tmp_path):
+    run(short(shapes), tmp_path)
+    with pytest.raises(InputError, match='is of a training without distillation'):
+        run(short(shapes, methods=KD), tmp_path, 'auto')
