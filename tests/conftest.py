@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,3 +36,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small drawn data set."""
     spec = ShapesSpec(train=8, val=4, smallest=64, largest=80, objects=4, crop=32)
     return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', spec, quiet=True)
+
+
+@pytest.fixture
+def data(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of the data set that may be damaged."""
+    return Path(shutil.copytree(shapes, tmp_path / 'data'))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
@@ -13,6 +15,7 @@ from torch import nn
 
 import mmkd  # noqa: F401
 from mmkd.datasets import CLASSES as SHAPES
+from mmkd.errors import InputError
 from mmkd.family.building import build_model, load_config, model_config
 
 ROOT = Path(__file__).parents[1]
@@ -374,3 +377,19 @@ def _set_classes(model: ConfigDict) -> None:
     ):
         if head is not None:
             head.num_classes = len(SHAPES)
+
+
+def detection(data: Path, workers: int = 0) -> Config:
+    """One epoch of a plain detector on a data set."""
+    cfg = runner_config('retinanet', data.parent / 'work', data)
+    cfg.train_cfg.max_epochs, cfg.train_dataloader.num_workers = 1, workers
+    return cfg
+
+
+def message_of(function: Callable[..., Any], *args: Any) -> str:
+    """The message with which a call answers wrong input."""
+    with pytest.raises(InputError) as error:
+        function(*args)
+    text = str(error.value)
+    assert 'Traceback' not in text
+    return text

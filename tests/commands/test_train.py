@@ -9,6 +9,7 @@ from pathlib import Path
 import helpers as h
 import pytest
 import torch
+from hostile import Hostile
 from mmengine.utils import get_installed_path
 
 from mmkd import InputError
@@ -317,8 +318,6 @@ def test_data_elsewhere_is_not_looked_for(config):
 
 
 def test_a_hostile_checkpoint_to_resume_from_does_not_run(config, tmp_path):
-    from test_checkpoints import Hostile
-
     file = tmp_path / 'hostile.pth'
     torch.save(dict(state_dict={}, extra=Hostile(tmp_path / 'ran')), file)
     with pytest.raises(InputError, match='can execute code'):
@@ -330,8 +329,6 @@ def test_a_hostile_checkpoint_to_resume_from_does_not_run(config, tmp_path):
 
 
 def test_after_the_runner_is_built_no_load_executes_code(config, tmp_path, monkeypatch):
-    from test_checkpoints import Hostile
-
     from mmkd.commands.runner import FORCE_SAFE, build_runner
 
     monkeypatch.setenv(FORCE_SAFE, '0')

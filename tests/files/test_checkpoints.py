@@ -3,22 +3,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hostile import Hostile
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 from torch import nn
 
 from mmkd import InputError
 from mmkd.files.checkpoints import classes_of, load_weights, read_checkpoint, weights_of
-
-
-class Hostile:
-    """Runs code when it is unpickled without restriction."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), 'w'))
 
 
 def mmengine_like():

@@ -5,13 +5,11 @@ import os
 
 import helpers as h
 import pytest
-from test_data_faults import data, detection, message
 
 import mmkd.files.data
 import mmkd.training.data_faults
 from mmkd.commands.train import train, training_config
 
-__all__ = ['data']
 TRAIN, TXT = 'annotations/train.json', 'train.txt'
 
 
@@ -39,16 +37,16 @@ def write(path, **changes):
 )  # fmt: skip
 def test_an_annotation_file_that_is_wrong_is_named_before_anything_is_built(change, words, data):
     change(data / TRAIN)
-    text = message(training_config, detection(data))
+    text = h.message_of(training_config, h.detection(data))
     assert text.startswith('train_dataloader.dataset.ann_file: ')
     assert all(word in text for word in [str(data / TRAIN), *words])
 
 
 def test_a_test_set_without_annotations_is_one_but_not_to_compare_with(data):
     write(data / 'annotations/val.json', annotations=None)
-    text = message(training_config, detection(data))
+    text = h.message_of(training_config, h.detection(data))
     assert text.startswith('val_evaluator.ann_file: ')
-    cfg = detection(data)
+    cfg = h.detection(data)
     cfg.val_evaluator.format_only = True
     assert training_config(cfg).val_evaluator.format_only
 
@@ -57,8 +55,8 @@ def test_a_large_annotation_file_is_looked_at_where_training_fails(data, monkeyp
     monkeypatch.setattr(mmkd.files.data, 'SMALL', 10)
     monkeypatch.setattr(mmkd.training.data_faults, 'SMALL', 10)
     os.truncate(data / TRAIN, 3000)
-    cfg = training_config(detection(data))
-    assert f'{data / TRAIN} is no JSON, or cut off' in message(train, cfg)
+    cfg = training_config(h.detection(data))
+    assert f'{data / TRAIN} is no JSON, or cut off' in h.message_of(train, cfg)
 
 
 def listed(data, *lines):
@@ -74,5 +72,5 @@ def listed(data, *lines):
 @pytest.mark.parametrize('line', ['', 'star/1.png', 'star/1.png star', '-1'])
 def test_a_line_of_a_list_of_images_that_is_wrong_is_named(line, data):
     assert training_config(listed(data))
-    text = message(training_config, listed(data, line))
+    text = h.message_of(training_config, listed(data, line))
     assert text.startswith(f'train_dataloader.dataset.ann_file: {data / TXT}, line 5 is {line!r}; ')

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 import torch
-from test_kills import differing
+from killable import differing
 
 from mmkd.errors import InputError
 from mmkd.files.checkpoints import read_checkpoint

@@ -15,37 +15,16 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
-from test_resume import INSIDE, WORKERS, config, run
+from resumable import INSIDE, WORKERS, config, run
 
 from mmkd.commands.test import evaluate, evaluation_config
 from mmkd.commands.train import train, training_config
-from mmkd.errors import InputError
 from mmkd.files.writing import latest_checkpoint
 from mmkd.training.data_faults import answer_of, answered, watch
 from mmkd.training.randomness import seed_all
 
 ROOT = Path(__file__).parents[2]
 TRAIN = 'annotations/train.json'
-
-
-@pytest.fixture
-def data(shapes, tmp_path):
-    """A copy of the data set that may be damaged."""
-    return Path(shutil.copytree(shapes, tmp_path / 'data'))
-
-
-def detection(data, workers=0):
-    cfg = h.runner_config('retinanet', data.parent / 'work', data)
-    cfg.train_cfg.max_epochs, cfg.train_dataloader.num_workers = 1, workers
-    return cfg
-
-
-def message(function, *args):
-    with pytest.raises(InputError) as error:
-        function(*args)
-    text = str(error.value)
-    assert 'Traceback' not in text
-    return text
 
 
 # -- images ----------------------------------------------------------------------------------------
@@ -71,26 +50,26 @@ def test_an_image_that_cannot_be_read_is_named(damage, workers, data):
     path = data / 'images/train/000003.jpg'
     change, words = DAMAGES[damage]
     change(path)
-    text = message(lambda: train(training_config(detection(data, workers))))
+    text = h.message_of(lambda: train(training_config(h.detection(data, workers))))
     assert text.startswith(f'data: {path}: {words}; ')
     assert f'take it out of {data / TRAIN}' in text
     assert '--resume' in text
 
 
 def test_an_image_that_cannot_be_read_is_named_in_an_evaluation(data):
-    cfg, path = detection(data), data / 'images/val/000001.jpg'
+    cfg, path = h.detection(data), data / 'images/val/000001.jpg'
     torch.save(dict(state_dict=h.build(h.retinanet()).state_dict()), data / 'c.pth')
     path.write_bytes(b'')
-    text = message(lambda: evaluate(evaluation_config(cfg, str(data / 'c.pth'))))
+    text = h.message_of(lambda: evaluate(evaluation_config(cfg, str(data / 'c.pth'))))
     assert text.startswith(f'data: {path}: empty (0 bytes); ')
 
 
 def test_images_that_are_left_out_one_after_the_other_are_answered(data):
     for path in (data / 'images/train').iterdir():
         path.write_bytes(b'')
-    cfg = detection(data)
+    cfg = h.detection(data)
     cfg.train_dataloader.dataset.pipeline[0].ignore_empty = True
-    text = message(lambda: train(training_config(cfg)))
+    text = h.message_of(lambda: train(training_config(cfg)))
     assert 'Cannot find valid image after 1000' in text
     assert 'ignore_empty=True of LoadImageFromFile hides it' in text
 
@@ -119,7 +98,7 @@ def test_folders_without_images_are_answered(all_classes, data):
         shutil.rmtree(folder)
         if all_classes:
             folder.mkdir()
-    text = message(
+    text = h.message_of(
         lambda: train(training_config(h.runner_config('classifier', data / 'work', data)))
     )
     assert ('Found 0 files' if all_classes else 'The number of subfolders (5)') in text
@@ -141,7 +120,7 @@ class WorkerKiller(Hook):
 
 def test_a_worker_that_is_killed_is_answered_and_leaves_the_last_checkpoint(shapes, tmp_path):
     cfg = config(shapes, **INSIDE, **WORKERS)
-    text = message(run, cfg, tmp_path, None, WorkerKiller())
+    text = h.message_of(run, cfg, tmp_path, None, WorkerKiller())
     assert 'is killed by signal: Killed' in text
     assert all(word in text for word in ['num_workers', '/dev/shm', '--resume'])
     assert latest_checkpoint(tmp_path) == tmp_path / 'iter_6.pth'
@@ -162,14 +141,14 @@ def test_a_batch_that_cannot_be_handed_over_ends_training_instead_of_stopping_it
     cfg.train_dataloader.collate_fn = dict(type='pseudo_collate')
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset.pipeline = [*pipeline, dict(type='Unsendable')]
-    assert 'exited unexpectedly' in message(run, cfg, tmp_path)
+    assert 'exited unexpectedly' in h.message_of(run, cfg, tmp_path)
     assert 'data worker: a batch cannot be handed over: ' in capfd.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason='mounting a file system needs root')
 def test_a_shared_memory_that_is_too_small_is_answered(shapes, tmp_path):
-    cfg = detection(shapes, workers=2)
+    cfg = h.detection(shapes, workers=2)
     cfg.train_dataloader.batch_size = 8
     cfg.dump(tmp_path / 'training.py')
     tool = f'{sys.executable} {ROOT}/tools/train.py {tmp_path}/training.py --work-dir {tmp_path}/w'

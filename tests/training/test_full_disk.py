@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_kills import Process, differing, final, training
+from killable import Process, differing, final, training
 
 from mmkd.files.checkpoints import read_checkpoint
 from mmkd.files.writing import latest_checkpoint
