@@ -240,6 +240,16 @@ def build(config: Any) -> nn.Module:
     return model
 
 
+def shipped(config: str) -> nn.Module:
+    """The model of a config that is shipped, without its weights."""
+    return build_model(model_config(load_config(ROOT / 'configs' / config)))
+
+
+def millions(config: str) -> float:
+    """Parameters of a shipped config's model, as papers print them."""
+    return round(sum(p.numel() for p in shipped(config).parameters()) / 1e6, 2)
+
+
 def distiller(student: Any, teacher: Any = None, seed: int = 0, **methods: Any) -> nn.Module:
     """A Distiller of a student and a teacher (a model config, or options) with some methods."""
     torch.manual_seed(seed)
