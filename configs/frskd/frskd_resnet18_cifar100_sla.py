@@ -1,3 +1,4 @@
+# A reduced form of SLA: only the self-teacher has joint labels (docs/methods/frskd.md).
 _base_ = '../cifar100/resnet18_cifar100.py'
 custom_imports = dict(imports=['mmkd'])
 model = dict(

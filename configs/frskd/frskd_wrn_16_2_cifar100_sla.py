@@ -1,8 +1,3 @@
-_base_ = '../cifar100/wrn_16_2_cifar100_200e.py'
-custom_imports = dict(imports=['mmkd'])
-model = dict(
-    _delete_=True,
-    type='mmkd.Distiller',
-    student={{_base_.model}},
-    methods=dict(frskd=dict(type='mmkd.FRSKD', rotations=True)),
-)
+# A reduced form of SLA: only the self-teacher has joint labels (docs/methods/frskd.md).
+_base_ = './frskd_wrn_16_2_cifar100.py'
+model = dict(methods=dict(frskd=dict(rotations=True)))

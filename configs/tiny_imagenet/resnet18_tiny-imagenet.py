@@ -1,4 +1,5 @@
-# 200 classes, 64 x 64 px. The validation images lie in folders by class (docs/own_data.md).
+# 200 classes at their own 64 px: no published figure is of this size (those are of 32 px, *_32px.py).
+# The validation images lie in folders by class (docs/own_data.md).
 _base_ = '../_base_/cifar100_200e.py'
 data_root = 'data/tiny-imagenet-200/'
 data_preprocessor = dict(

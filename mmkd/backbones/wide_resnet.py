@@ -19,7 +19,7 @@ class WideResNet(StagedBackbone):
     """WRN-d-k: ``depth = 6n + 4`` layers, pre-activation blocks, ``width`` times the channels.
 
     The last norm and ReLU belong to the last stage, so what it gives is activated; the other stages
-    give bare residual sums.
+    give bare residual sums. Normalised, these pass at ``stages.1.0.norm1`` and ``stages.2.0.norm1``.
 
     >>> import torch
     >>> net = WideResNet(16, 2, out_indices=(0, 1, 2))

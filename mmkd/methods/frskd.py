@@ -43,12 +43,13 @@ class FRSKD(Method):
 
         L = task(z_s) + task(z_t) + alpha KL(z_t || z_s) + beta sum_i mean (a(F_i) - a(T_i))^2
 
-    ``a`` is spatial attention. Divergence and temperature are those of KD for the head.
+    ``a`` is spatial attention of a map behind a ReLU. Divergence and temperature are those of KD
+    for the head.
 
     - classification: all stages; cross-entropy of the self-teacher with the labels that the
       student's head gets, hard or mixed. alpha 2, beta 100, T 4, no ramp.
-      ``rotations`` adds self-supervised label augmentation: the self-teacher sees the batch in four
-      rotations, tells classes and rotations apart, and teaches their mean.
+      ``rotations`` adds a reduced form of self-supervised label augmentation: the self-teacher sees
+      the batch in four rotations, tells classes and rotations apart, and teaches their mean.
     - segmentation, detection (ours): the maps that the heads read, and a second set of these heads
       with their own losses. alpha 1, beta 50, T 1, zero for two thirds of training, then rising. RoI
       heads are compared on the boxes that the student sampled.
@@ -207,12 +208,13 @@ class FRSKD(Method):
         return [torch.cat(views) for views in zip(maps, others)]
 
     def _distance(self, maps: list[Tensor], refined: tuple[Tensor, ...]) -> Tensor:
-        """The feature term, summed over levels; the targets give no gradient."""
+        """The feature term, summed over levels, of activated maps; the targets give no gradient."""
+        active, fixed = [F.relu(m) for m in maps], [t.detach() for t in refined]
         if self.feature == 'fitnet':
-            pairs = zip(self.adapters, maps, refined)
-            distances = [F.mse_loss(adapt(own), t.detach()) for adapt, own, t in pairs]
+            triples = zip(self.adapters, active, fixed)
+            distances = [F.mse_loss(adapt(own), t) for adapt, own, t in triples]
         else:
-            distances = [attention_distance(own, t.detach()) for own, t in zip(maps, refined)]
+            distances = [attention_distance(own, t) for own, t in zip(active, fixed)]
         return torch.stack(distances).sum()
 
     def _divergence(self, student: Features, teacher: Features) -> Tensor:

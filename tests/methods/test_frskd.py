@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import mmkd
 from mmkd.core.schedules import build_schedule
 from mmkd.errors import InputError
+from mmkd.losses.attention import attention_distance
 
 EARLY, LATE = 0.5, 0.9
 RAMP = build_schedule(dict(type='Ramp', value=1.0, begin=2 / 3, until=1.0, shape='sigmoid'))
@@ -79,6 +80,62 @@ def test_classification_is_ce_ce_kl_and_attention(options):
     for name, value in expected.items():
         tolerance = rounding if name == 'frskd/loss_logits' else 1e-6
         assert losses[name].item() == pytest.approx(value.item(), rel=1e-5, abs=tolerance), name
+
+
+def test_stages_that_end_in_a_relu_are_compared_as_they_are():
+    model = build().train()
+    data = batch(model)
+    losses = model(**data, mode='loss')
+    maps = stages(model, data['inputs'])
+    refined = model.distillation.frskd.self_teacher.pyramid(maps)
+    as_given = torch.stack([attention_distance(s, t) for s, t in zip(maps, refined)]).sum()
+    assert torch.equal(losses['frskd/loss_attention'], 100 * as_given)
+
+
+WRN_TAPS = ['backbone.stages.1.0.norm1', 'backbone.stages.2.0.norm1', 'backbone.stages.2']
+
+
+def wide_resnet(**options):
+    student = h.classifier()
+    student.backbone = dict(type='mmkd.WideResNet', depth=16, width=1)
+    student.head.in_channels = 64
+    return h.distiller(student, frskd=dict(type='mmkd.FRSKD', **options)).train()
+
+
+def wide_stages(model, images):
+    outputs = [model.backbone.stem(images)]
+    for stage in model.backbone.stages:
+        outputs.append(stage(outputs[-1]))
+    return outputs[1:]
+
+
+@pytest.mark.parametrize('feature', ['attention', 'fitnet'])
+def test_signed_sums_are_activated_before_they_are_compared(feature):
+    model = wide_resnet(feature=feature)
+    method, data = model.distillation.frskd, batch(model, sizes=((32, 32),) * 4)
+    maps = [m.detach().requires_grad_() for m in wide_stages(model, data['inputs'])]
+    negative = [(m < 0).float().mean().item() for m in maps]
+    assert all(0.3 < share < 0.7 for share in negative[:2])
+    assert negative[2] == 0
+    distance = method._distance(maps, method.self_teacher.pyramid(maps))
+    for m, gradient in zip(maps, torch.autograd.grad(distance, maps)):
+        assert (gradient[m <= 0] == 0).all()
+        assert (gradient[m > 0] != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize('tap', [None, WRN_TAPS])
+def test_the_maps_of_a_wide_resnet_are_its_activated_sums_or_normalised_ones(tap):
+    model = wide_resnet(tap=tap)
+    data = batch(model, sizes=((32, 32),) * 4)
+    losses = model(**data, mode='loss')
+    maps = wide_stages(model, data['inputs'])
+    if tap is not None:
+        norms = [stage[0].norm1 for stage in model.backbone.stages[1:]]
+        maps = [norm(m) for norm, m in zip(norms, maps)] + maps[2:]
+    maps = [m.clamp_min(0) for m in maps]
+    refined = model.distillation.frskd.self_teacher.pyramid(maps)
+    expected = sum((attention(s) - attention(t)).square().mean() for s, t in zip(maps, refined))
+    assert losses['frskd/loss_attention'].item() == pytest.approx(100 * expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
@@ -250,7 +307,8 @@ def test_dense_terms_are_those_of_two_heads_ramped(family, at):
     refined = teacher.pyramid(maps)
     assert [t.shape for t in refined] == [m.shape for m in maps]
     ramp = RAMP(LATE)
-    expected = sum((attention(s) - attention(t)).square().mean() for s, t in zip(maps, refined))
+    active = [m.clamp_min(0) for m in maps]
+    expected = sum((attention(s) - attention(t)).square().mean() for s, t in zip(active, refined))
     assert losses['frskd/loss_attention'].item() == pytest.approx(
         20 * ramp * expected.item(), rel=1e-4
     )

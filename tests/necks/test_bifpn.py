@@ -186,6 +186,14 @@ def test_its_cost_beside_the_student(backbone, channels, options, parameters, ma
     assert ours[1] / theirs[1] == pytest.approx(macs, abs=0.01)
 
 
+def test_its_parameters_beside_the_cells_of_the_authors_segmentor():
+    ours = BiFPN([64] * 6, channels=64, repeat=2)
+    assert sum(p.numel() for p in ours.parameters()) == 259_632
+    cell = nn.Sequential(nn.Conv2d(64, 64, 1, groups=64), nn.BatchNorm2d(64), nn.ReLU())
+    down_and_up, down = 6 + 5, 6
+    assert (down_and_up + down) * sum(p.numel() for p in cell.parameters()) == 4_352
+
+
 def test_it_is_registered():
     assert isinstance(MODELS.build(dict(type='mmkd.BiFPN', in_channels=[4, 8])), BiFPN)
 
