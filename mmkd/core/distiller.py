@@ -63,9 +63,7 @@ class Distiller:
         plain = student_class(self)
         twin = plain.__new__(plain)
         memo[id(self)] = twin
-        state = dict(vars(self))
-        state['_modules'] = {k: v for k, v in self._modules.items() if k != 'distillation'}  # type: ignore[attr-defined]
-        vars(twin).update(copy.deepcopy(state, memo))
+        vars(twin).update(copy.deepcopy(vars(plain_view(self)), memo))
         return twin
 
 
@@ -115,6 +113,15 @@ def student_class(model: Distiller) -> type[nn.Module]:
     return bases[bases.index(Distiller) + 1]
 
 
+def plain_view(model: Distiller) -> nn.Module:
+    """The plain student on the Distiller's own weights, for code that pairs it with a plain copy."""
+    plain = student_class(model)
+    view = plain.__new__(plain)
+    vars(view).update(vars(model))
+    view._modules = {k: v for k, v in view._modules.items() if k != 'distillation'}
+    return view
+
+
 def build_teachers(spec: Mapping[str, Any] | None) -> dict[str, Teacher]:
     """Build one teacher from its options, or several from a dict of options by name."""
     if spec is None:
@@ -155,7 +162,9 @@ def _refuse_idle_teachers(teachers: Mapping[str, Teacher], methods: Mapping[str,
 def untouched_randomness() -> Iterator[None]:
     """Put every random generator back where it was, so that the student trains as if alone."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    # only this process's device: the default would wake up every one of the machine
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         yield
     random.setstate(python)
     np.random.set_state(numpy)

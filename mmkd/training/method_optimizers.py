@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..core.distiller import Distiller
+from ..core.distiller import Distiller, plain_view
 from ..core.method import Method
 from ..errors import InputError
 from ..registry import HOOKS
@@ -34,7 +34,8 @@ class DistillationHook(Hook):
 
     The method's parameters leave the student's optimiser, and with that its gradient clipping. Both
     optimisers step at the same iterations, gradient accumulation and loss scaling included. The
-    method's schedulers run with the Runner's, and everything is saved and resumed.
+    method's schedulers run with the Runner's, and everything is saved and resumed. Averages (EMAHook) are
+    of the plain student: they pair its weights with their copy's by place.
     """
 
     priority = 'HIGH'
@@ -56,6 +57,18 @@ class DistillationHook(Hook):
         for name, method in methods.items():
             if method.optimizer is not None:
                 self._install(runner, name, method)
+
+    def before_train(self, runner: Runner) -> None:
+        """Show averages the plain student."""
+        show_plain_student(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        """As before training: a validation may be all that is run."""
+        show_plain_student(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """As before training: a test may be all that is run."""
+        show_plain_student(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Note the loss scale of this iteration and log the learning rates."""
@@ -137,6 +150,16 @@ def methods_of(runner: Runner) -> dict[str, Method]:
     return model.distillation.methods if isinstance(model, Distiller) else {}
 
 
+def show_plain_student(runner: Runner) -> None:
+    """Let the Runner's averages see the student without the methods' parameters and buffers.
+
+    mmengine chains parameters and buffers and pairs those of the model with the copy's by place.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and isinstance(hook.src_model, Distiller):
+            hook.src_model = plain_view(hook.src_model)
+
+
 def leave_out(wrapper: Any, distillation: Any) -> None:
     """Keep an optimiser from stepping in iterations that are left out."""
     update = wrapper.update_params
@@ -191,6 +214,19 @@ def step_unscaled(optimizer: Optimizer, scale: float) -> None:
     grads = [p.grad for g in optimizer.param_groups for p in g['params'] if p.grad is not None]
     if scale != 1.0:
         torch._foreach_div_(grads, scale)
-    if scale == 1.0 or all(bool(grad.isfinite().all()) for grad in grads):
+    if scale == 1.0 or all_finite(grads):
         optimizer.step()
     optimizer.zero_grad()
+
+
+def all_finite(grads: Sequence[Tensor]) -> bool:
+    """Whether no number is NaN or infinite, on any rank if they are sharded; read from the device once.
+
+    >>> all_finite([torch.ones(2), torch.zeros(0)]), all_finite([torch.tensor(float('nan'))])
+    (True, False)
+    """
+    own = [local_part(grad) for grad in grads]
+    largest = torch._foreach_norm([grad for grad in own if grad.numel()], torch.inf)
+    finite = not largest or bool(torch.stack(largest).isfinite().all())
+    sharded = any(part is not grad for part, grad in zip(own, grads))
+    return not on_any_rank(not finite) if sharded else finite

@@ -87,6 +87,18 @@ def test_building_leaves_every_random_generator_alone():
     assert draws() == after
 
 
+def test_of_several_devices_only_the_own_is_put_back(monkeypatch):
+    asked, put = [], []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 3)
+    monkeypatch.setattr(torch.cuda, 'get_rng_state', lambda device: asked.append(device))
+    monkeypatch.setattr(torch.cuda, 'set_rng_state', lambda state, device: put.append(device))
+    with untouched_randomness():
+        pass
+    assert asked == put == [3]
+
+
 def test_building_leaves_the_student_as_built():
     torch.manual_seed(0)
     plain = h.build(h.retinanet())

@@ -193,6 +193,21 @@ def test_a_scaled_gradient_is_unscaled_and_an_overflow_skipped(grad, moved):
     assert value.grad is None
 
 
+def test_one_answer_of_the_device_says_whether_any_gradient_overflowed(monkeypatch):
+    values = [nn.Parameter(torch.zeros(n)) for n in (3, 0, 2, 1)]
+    optimizer = torch.optim.SGD(values, lr=1.0)
+    asked, real = [], torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, '__bool__', lambda x: asked.append(x) or real(x))
+    for bad, at in [(float('nan'), 0), (float('-inf'), 2), (1e38, 3)]:
+        for value in values:
+            value.grad = torch.ones_like(value)
+        values[at].grad[-1] = bad
+        asked.clear()
+        step_unscaled(optimizer, scale=2.0)
+        assert len(asked) == 1
+        assert (values[0][0] == -0.5) == (bad == 1e38)
+
+
 class Exploding(Method):
     """A loss that is not finite in some iterations."""
 
