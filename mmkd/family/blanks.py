@@ -15,12 +15,20 @@ from .taps import Tap
 
 def blank_batch(model: nn.Module, size: int) -> tuple[Tensor, Any]:
     """One black image of a size, as a model's data preprocessor would hand it over."""
-    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    first = next(convolutions, None)
     parameter = next(model.parameters(), torch.zeros(()))
-    shape = (1, first.in_channels if first is not None else 3, size, size)
+    shape = (1, channels_of_images(model), size, size)
     inputs = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
     return inputs, _blank_samples(size) if task_of(model) == 'detection' else None
+
+
+def channels_of_images(model: nn.Module) -> int:
+    """How many channels images have: as many as the data preprocessor has means, 3 if it has none.
+
+    >>> channels_of_images(nn.Conv2d(12, 8, 1))
+    3
+    """
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    return 3 if mean is None else mean.numel()
 
 
 def _blank_samples(size: int) -> list[Any]:

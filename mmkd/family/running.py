@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +29,12 @@ def observe(
     until: Mapping[Place, int] | None = None,
     copied: Collection[Place] = (),
     owner: str = 'the model',
+    heads: bool = True,
 ) -> Features:
     """Run a model until its taps have answered, and no further when ``until`` says how often.
 
     A RoI head is driven on the boxes that are given, so that a teacher scores the student's boxes.
-    The model's loss is never run.
+    Without ``heads`` features are extracted and that is all. The model's loss is never run.
     """
     places = list(dict.fromkeys(tap.place for tap in taps))
     with capture(model, places, until=until, copied=copied, owner=owner) as features:
@@ -43,8 +45,10 @@ def observe(
             for stage, boxes in rois.items():
                 prefix = () if stage is None else (stage,)
                 model.roi_head._bbox_forward(*prefix, maps, boxes)  # type: ignore[union-attr, operator]
-        else:
+        elif heads:
             model(inputs, samples, mode='tensor')
+        else:
+            model.extract_feat(inputs)  # type: ignore[operator]
     return features
 
 
@@ -67,7 +71,7 @@ def probe(model: nn.Module, taps: Iterable[Tap], owner: str = 'the model') -> Pr
     taps = list(taps)
     if not taps:
         return Probe()
-    features, image = _dry_run(model, taps, owner, rois=True)
+    features, image = _dry_run(model, taps, owner, blank_rois)
     shapes = {tap: [tensor.shape for tensor in features[tap]] for tap in taps}
     return Probe(shapes, image, features.counts(), features.overwritten())
 
@@ -86,30 +90,44 @@ def all_taps(model: nn.Module) -> list[tuple[str, list[Size]]]:
     [('stem', [torch.Size([1, 8, 64, 64])])]
     """
     taps = [Tap(name) for name, _ in model.named_modules() if name]
-    return _dry_run(model, taps, 'the model', rois=False)[0].shapes()
+    return _dry_run(model, taps, 'the model')[0].shapes()
 
 
-def _dry_run(model: nn.Module, taps: list[Tap], owner: str, rois: bool) -> tuple[Features, int]:
-    """What passed, and the size of the image."""
+def _dry_run(
+    model: nn.Module, taps: list[Tap], owner: str, boxes: Callable[..., Rois] | None = None
+) -> tuple[Features, int]:
+    """What passed, and the size of the image.
+
+    Some heads run only on samples that a blank image has not; features can then still be extracted.
+    """
     failures = []
-    for size in PROBE_SIZES:
-        try:
-            return _dry_run_at(model, taps, owner, size, rois), size
-        except InputError:
-            raise
-        except Exception as error:  # any one size may be unfit; if none fits, all reasons are shown
-            failures.append(f'at {size} px {type(error).__name__}: {error}')
+    with _at_rest(model):
+        for heads in (True, False) if hasattr(model, 'extract_feat') else (True,):
+            for size in PROBE_SIZES:
+                inputs, samples = blank_batch(model, size)
+                rois = boxes(taps, inputs) if boxes and heads else None
+                try:
+                    features = observe(
+                        model, taps, inputs, samples, rois=rois, owner=owner, heads=heads
+                    )
+                except InputError:
+                    raise
+                except Exception as error:  # if nothing fits, all reasons are shown
+                    failures.append(f'at {size} px {type(error).__name__}: {error}')
+                    continue
+                if heads or boxes is None or all(features.passed(tap) for tap in taps):
+                    return features, size
     raise InputError(f'{owner} cannot be run on a black image: ' + '; '.join(failures))
 
 
-def _dry_run_at(model: nn.Module, taps: list[Tap], owner: str, size: int, rois: bool) -> Features:
-    inputs, samples = blank_batch(model, size)
-    boxes = blank_rois(taps, inputs) if rois else None
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradient; afterwards every module is in its own mode again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
-            return observe(model, taps, inputs, samples, rois=boxes, owner=owner)
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

@@ -119,6 +119,10 @@ class Features:
             )
         return self._calls[tap.place]
 
+    def passed(self, tap: Tap) -> bool:
+        """Whether anything passed at a tap's place."""
+        return tap.place in self._calls
+
     def add(self, place: Place, value: Any) -> None:
         """Note that a value passed at a place."""
         self._calls.setdefault(place, []).append(value)
