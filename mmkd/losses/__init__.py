@@ -11,10 +11,11 @@ from .focal_global import channel_attention, foreground_mask, spatial_attention
 from .kl import binary_kl, channel_kl, softmax_kl
 from .matching import match_queries
 from .pearson import pearson_distance
-from .smoothing import smoothing_difference, smoothing_rate
-from .transport import transport_losses, windows_of
+from .smoothing import LabelLoss
+from .transport import transport_loss
 
 __all__ = [
+    'LabelLoss',
     'attention_distance',
     'attention_map',
     'binary_kl',
@@ -25,10 +26,7 @@ __all__ = [
     'hsic',
     'match_queries',
     'pearson_distance',
-    'smoothing_difference',
-    'smoothing_rate',
     'softmax_kl',
     'spatial_attention',
-    'transport_losses',
-    'windows_of',
+    'transport_loss',
 ]
