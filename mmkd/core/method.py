@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -14,11 +14,16 @@ from ..family.stages import task_of
 from ..family.taps import Tap, parse_taps
 from ..necks.adapters import Adapter, as_map
 from ..registry import MODELS
-from .schedules import Schedule, build_schedule
+from .options import Checked, Has, ReadBy, annotations_of
+from .schedules import Schedule, Weight, build_schedule
 from .step import Side, Step
 
 
-class Method(nn.Module):
+Taps = Annotated[Any, ReadBy(parse_taps, 'a tap or a list of taps')]
+"""What an option may be that :func:`parse_taps` reads."""
+
+
+class Method(Checked, nn.Module):
     """One knowledge-distillation method.
 
     A subclass says in :meth:`plan` which taps it needs, builds its adapters in :meth:`setup`, when
@@ -40,10 +45,10 @@ class Method(nn.Module):
 
     def __init__(
         self,
-        weight: Any = None,
+        weight: Weight | None = None,
         teacher: str | None = None,
-        optimizer: dict[str, Any] | None = None,
-        param_scheduler: list[dict[str, Any]] | None = None,
+        optimizer: Annotated[Mapping[str, Any], Has('type')] | None = None,
+        param_scheduler: Sequence[Annotated[Mapping[str, Any], Has('type')]] | None = None,
     ) -> None:
         super().__init__()
         self._weight: Schedule | None = None if weight is None else build_schedule(weight)
@@ -107,7 +112,9 @@ class FeatureMethod(Method):
 
     adapts: ClassVar[bool] = True
 
-    def __init__(self, tap: Any = None, teacher_tap: Any = None, **options: Any) -> None:
+    def __init__(
+        self, tap: Taps | None = None, teacher_tap: Taps | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._tap, self._teacher_tap = tap, teacher_tap
         self.adapters = nn.ModuleList()
@@ -257,20 +264,13 @@ def build_method(name: str, config: Mapping[str, Any]) -> Method:
     options = dict(config)
     kind = options.pop('type')
     method = find_method(kind) if isinstance(kind, str) else kind
-    refuse_unknown(f'methods.{name}', options, options_of(method))
+    if not (inspect.isclass(method) and issubclass(method, Method)):
+        raise InputError(f"methods.{name}: type={kind!r}; needed: a method's name ('mmkd.PKD') or class")
+    refuse_unknown(f'methods.{name}', options, annotations_of(method))
     try:
         return method(**options)
     except InputError as error:
         raise InputError(f'methods.{name}: {error}') from error
-
-
-def options_of(method: type[Method]) -> set[str]:
-    """Every option that a method takes, those of its base classes included."""
-    names: set[str] = set()
-    for base in method.__mro__:
-        if issubclass(base, Method):
-            names |= set(inspect.signature(base.__init__).parameters)
-    return names - {'self', 'options'}
 
 
 def _names(taps: list[Tap]) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from mmengine.logging import MessageHub
 
 from ..errors import InputError, nearest
 from ..registry import SCHEDULES
+from .options import UNREADABLE, NonNegative, ReadBy, Share, check_options
 
 SHAPES = {
     'linear': lambda x: x,
@@ -56,16 +57,14 @@ class Ramp:
 
     def __init__(
         self,
-        value: float,
-        begin: float = 0.0,
-        until: float = 0.1,
-        start: float = 0.0,
-        shape: str = 'linear',
+        value: NonNegative,
+        begin: Annotated[float, Share()] = 0.0,
+        until: Annotated[float, Share()] = 0.1,
+        start: NonNegative = 0.0,
+        shape: Literal['linear', 'cosine', 'sigmoid'] = 'linear',
     ) -> None:
         if not 0 <= begin < until <= 1:
             raise InputError(f'Ramp: begin={begin}, until={until}; needed: 0 <= begin < until <= 1')
-        if shape not in SHAPES:
-            raise InputError(f'Ramp: unknown shape {shape!r}; {nearest(shape, SHAPES)}')
         self.value, self.start = _weight(value), _weight(start)
         self.begin, self.until, self.shape = begin, until, SHAPES[shape]
 
@@ -84,7 +83,7 @@ class CutOff:
     [2.0, 0.0]
     """
 
-    def __init__(self, value: float, at: float) -> None:
+    def __init__(self, value: NonNegative, at: Annotated[float, Share()]) -> None:
         if not 0 < at <= 1:
             raise InputError(f'CutOff: at={at}; needed: 0 < at <= 1')
         self.value, self.at = _weight(value), at
@@ -134,6 +133,10 @@ def build_schedule(weight: Any) -> Schedule:
     return Constant(weight)
 
 
+Weight = Annotated[Any, ReadBy(build_schedule, 'a finite number >= 0, or a schedule')]
+"""What an option may be that :func:`build_schedule` reads."""
+
+
 def progress() -> float:
     """How far the running training is, from the Runner's message hub; 0 where nothing runs."""
     hub = MessageHub.get_current_instance()
@@ -145,15 +148,18 @@ def _build_from_config(config: dict[str, Any]) -> Schedule:
     known = sorted(SCHEDULES.module_dict)
     kind = str(config.get('type', '')).removeprefix('mmkd.')
     if kind not in known:
-        raise InputError(f'weight: unknown schedule {kind!r}; {nearest(kind, known)}')
+        raise InputError(f'unknown schedule {kind!r}; {nearest(kind, known)}')
     config.pop('type')
+    check_options(kind, SCHEDULES.module_dict[kind], config)
     try:
         return SCHEDULES.module_dict[kind](**config)
-    except TypeError as error:
-        raise InputError(f'weight: {kind} cannot be built from {config}: {error}') from error
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f'{kind} cannot be built from {config}: {error}') from error
 
 
 def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InputError(f'weight: {value!r}; needed: a finite number >= 0, or a schedule')
+        raise InputError(f'{value!r} is no weight; needed: a finite number >= 0, or a schedule')
     return float(value)

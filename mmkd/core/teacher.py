@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..errors import InputError, refuse_other
+from ..errors import InputError
 from ..family.building import build_model, load_config, model_config, zoo_checkpoint
 from ..family.roi import Rois
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap
 from ..files.checkpoints import KeyReport, classes_of, load_weights, read_checkpoint, weights_of
+from .options import Checked
 from .repainting import Pixels, Repaint
 
+Precision = Literal['fp32', 'bf16', 'fp16']
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 """Number formats by the names that options have for them."""
 UNTRAINED = 'untrained'
@@ -28,7 +30,7 @@ UNTRAINED = 'untrained'
 T = TypeVar('T', bound='Teacher')
 
 
-class Teacher(nn.Module):
+class Teacher(Checked, nn.Module):
     """A frozen network that answers taps.
 
     It is loaded strictly, always wholly in eval mode, run without gradient and no deeper than its
@@ -48,23 +50,23 @@ class Teacher(nn.Module):
         name: its name in messages.
     """
 
+    option_owner = 'teacher'
+
     def __init__(
         self,
-        config: str | Path | Mapping[str, Any],
+        config: str | Path | Config | Mapping[str, Any],
         checkpoint: str | Path | None = None,
         *,
-        precision: str = 'fp32',
+        precision: Precision = 'fp32',
         channels_last: bool = False,
         fuse: bool = False,
         compile: bool = False,
-        inputs: str = 'own',
+        inputs: Literal['own', 'student'] = 'own',
         strict: bool = True,
         trust_checkpoint: bool = False,
         name: str = 'teacher',
     ) -> None:
         super().__init__()
-        refuse_other('teacher: precision', precision, PRECISIONS)
-        refuse_other('teacher: inputs', inputs, ('own', 'student'))
         self.name, self.compiled = name, compile
         self.precision, self.channels_last, self.inputs = precision, channels_last, inputs
         self.classes: tuple[str, ...] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.method import FeatureMethod
-from ..errors import InputError
+from ..core.options import Positive
 from ..family.stages import task_of
 from ..family.taps import Tap
 from ..losses.kl import channel_kl
@@ -33,10 +33,8 @@ class CWD(FeatureMethod):
 
     weights = {'detection': 5.0, 'segmentation': 3.0}
 
-    def __init__(self, temperature: float | None = None, **options: Any) -> None:
+    def __init__(self, temperature: Positive | None = None, **options: Any) -> None:
         super().__init__(**options)
-        if temperature is not None and temperature <= 0:
-            raise InputError(f'CWD: temperature={temperature}; needed: a number above 0')
         self.temperature = temperature
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.method import FeatureMethod, channels_of, refuse_other_task
+from ..core.options import NonNegative, Positive
 from ..core.step import Side, Step
 from ..necks.focal_global import FocalGlobalLevels, focal_weights
 from ..registry import MODELS
@@ -43,11 +44,11 @@ class FGD(FeatureMethod):
 
     def __init__(
         self,
-        alpha: float | None = None,
-        beta: float | None = None,
-        gamma: float | None = None,
-        lam: float | None = None,
-        temperature: float = 0.5,
+        alpha: NonNegative | None = None,
+        beta: NonNegative | None = None,
+        gamma: NonNegative | None = None,
+        lam: NonNegative | None = None,
+        temperature: Positive = 0.5,
         **options: Any,
     ) -> None:
         super().__init__(**options)

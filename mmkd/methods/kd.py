@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.method import Method, levels_of
+from ..core.method import Method, Taps, levels_of
+from ..core.options import Positive
 from ..core.step import Side, Step
 from ..errors import InputError
 from ..family.heads import head_kind, is_sigmoid, logit_head, logit_taps
@@ -45,14 +46,12 @@ class KD(Method):
 
     def __init__(
         self,
-        temperature: float | None = None,
-        tap: Any = None,
-        teacher_tap: Any = None,
+        temperature: Positive | None = None,
+        tap: Taps | None = None,
+        teacher_tap: Taps | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if temperature is not None and temperature <= 0:
-            raise InputError(f'KD: temperature={temperature}; needed: a number above 0')
         self.temperature, self._tap, self._teacher_tap = temperature, tap, teacher_tap
         self.divergence: LogitDivergence | None = None
 

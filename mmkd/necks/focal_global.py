@@ -118,11 +118,7 @@ def focal_weights(model: Any, chosen: Mapping[str, float] | None = None) -> dict
     """The weights of the four terms: the published ones for a detector, with a config's over them."""
     defaults = WEIGHTS[detector_kind(model)]
     refuse_unknown('FGD', chosen or {}, [*defaults])
-    weights = {**defaults, **(chosen or {})}
-    wrong = [name for name, value in weights.items() if value < 0]
-    if wrong:
-        raise InputError(f'FGD: {wrong[0]}={weights[wrong[0]]}; needed: 0 or more')
-    return weights
+    return {**defaults, **(chosen or {})}
 
 
 TERMS = dict(alpha='foreground', beta='background', gamma='attention', lam='relation')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ...collectives import rank, world_size
 from ...core.method import FeatureMethod, channels_of, levels_of
+from ...core.options import AtLeast, Count, Has, NonNegative, NotEmpty, Positive, ReadBy
 from ...core.step import Side, Step
-from ...core.teacher import PRECISIONS
-from ...errors import InputError, refuse_other
+from ...core.teacher import PRECISIONS, Precision
+from ...errors import InputError
 from ...family.stages import stage_taps, task_of
 from ...family.taps import Tap
 from ...files.checkpoints import inherit
@@ -32,7 +33,6 @@ WARM_UP_AND_COSINE = (
     dict(type='LinearLR', start_factor=1e-3, share=(0.0, 0.1)),
     dict(type='CosineAnnealingLR', eta_min=1e-5, share=(0.1, 1.0)),
 )
-MASKS = ('random', 'teacher_energy')
 PATCHES = {16: 4, 32: 2}
 """Patch by stride of a detector's levels; 1 for all others."""
 
@@ -43,6 +43,18 @@ NO_TASK = dict(logits=0.0, feature=1.0, task=1.0)
 LOGITS = Tap('head')
 
 Maps = list[tuple[Tensor, Tensor]]
+Sizes = Sequence[Mapping[str, Annotated[Sequence[Count], NotEmpty()]]]
+"""``dict(encoder=(width, depth, heads), decoder=(...))`` of every stage."""
+
+
+class Focal(TypedDict, total=False):
+    """Options of FGD."""
+
+    alpha: NonNegative
+    beta: NonNegative
+    gamma: NonNegative
+    lam: NonNegative
+    temperature: Positive
 
 
 @MODELS.register_module()
@@ -86,35 +98,28 @@ class DPK(FeatureMethod):
 
     def __init__(
         self,
-        size: Any = 'full',
-        patch: int | Sequence[int] | None = None,
-        ratio: Any = 'cka',
-        mask: str = 'random',
-        inject: Sequence[int] | None = None,
-        logits: float | None = None,
-        feature: float | None = None,
-        level_weights: Sequence[float] | None = None,
-        temperature: float = 1.0,
-        task_weight: float | None = None,
-        fgd: Mapping[str, float] | None = None,
-        inherit: Sequence[str] = (),
-        precision: str = 'fp32',
-        seed: int = 0,
+        size: str | Sizes = 'full',
+        patch: Count | Sequence[Count] | None = None,
+        ratio: Annotated[Any, ReadBy(build_ratio, 'a strategy or a number in [0, 1]')] = 'cka',
+        mask: Literal['random', 'teacher_energy'] = 'random',
+        inject: Sequence[Annotated[int, AtLeast(0)]] | None = None,
+        logits: NonNegative | None = None,
+        feature: NonNegative | None = None,
+        level_weights: Sequence[NonNegative] | None = None,
+        temperature: Positive = 1.0,
+        task_weight: NonNegative | None = None,
+        fgd: Focal | None = None,
+        inherit: str | Sequence[str] = (),
+        precision: Precision = 'fp32',
+        seed: Annotated[int, AtLeast(0)] = 0,
         optimizer: Mapping[str, Any] | None = ADAMW,
-        param_scheduler: Sequence[Mapping[str, Any]] = WARM_UP_AND_COSINE,
+        param_scheduler: Sequence[Annotated[Mapping[str, Any], Has('type')]] = WARM_UP_AND_COSINE,
         **options: Any,
     ) -> None:
         if optimizer is not None:
             optimizer = dict(optimizer) if 'type' in optimizer else {**ADAMW, **optimizer}
         schedulers = [dict(scheduler) for scheduler in param_scheduler]
         super().__init__(optimizer=optimizer, param_scheduler=schedulers, **options)
-        refuse_other('DPK: mask', mask, MASKS)
-        refuse_other('DPK: precision', precision, PRECISIONS)
-        for name, value in dict(logits=logits, feature=feature, task_weight=task_weight).items():
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f'DPK: {name}={value}; needed: a finite number >= 0')
-        if temperature <= 0:
-            raise InputError(f'DPK: temperature={temperature}; needed: a number above 0')
         self.size, self._patch, self._inject = size, patch, inject
         self._level_weights = level_weights
         self.inject: list[int] = []

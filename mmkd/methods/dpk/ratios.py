@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...collectives import gather_maps
+from ...core.options import AtLeast, Count, Share, annotations_of, check_options
 from ...errors import InputError, nearest, refuse_unknown
 from ...losses.cka import FEWEST, cka_of_terms, hsic_terms
 
@@ -62,8 +62,8 @@ class FixedRatio(Ratio):
 
     floor = False
 
-    def __init__(self, value: float = 0.5) -> None:
-        self.value = _share('fixed', 'value', value)
+    def __init__(self, value: Annotated[float, Share()] = 0.5) -> None:
+        self.value = float(value)
 
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
         """The ratio of every level."""
@@ -73,8 +73,10 @@ class FixedRatio(Ratio):
 class UniformRatio(Ratio):
     """Drawn anew for every level and iteration, uniformly between two bounds."""
 
-    def __init__(self, low: float = 0.1, high: float = 0.9) -> None:
-        self.low, self.high = _share('uniform', 'low', low), _share('uniform', 'high', high)
+    def __init__(
+        self, low: Annotated[float, Share()] = 0.1, high: Annotated[float, Share()] = 0.9
+    ) -> None:
+        self.low, self.high = low, high
 
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
         """The ratio of every level."""
@@ -91,12 +93,16 @@ class DecayRatio(Ratio):
     0.5
     """
 
-    def __init__(self, shape: str, start: float = 0.9, end: float = 0.1) -> None:
-        self.shape = shape
-        self.start, self.end = _share(shape, 'start', start), _share(shape, 'end', end)
+    def __init__(
+        self,
+        shape: str,
+        start: Annotated[float, Share()] = 0.9,
+        end: Annotated[float, Share()] = 0.1,
+    ) -> None:
+        self.shape, self.start, self.end = shape, start, end
         if shape == 'exponential' and min(self.start, self.end) == 0:
             raise InputError(
-                f'ratio: exponential: start={start}, end={end}; needed: both above 0, because '
+                f'exponential: start={start}, end={end}; needed: both above 0, because '
                 'powers never reach it'
             )
 
@@ -149,19 +155,14 @@ class CKARatio(Ratio):
 
     def __init__(
         self,
-        samples: int = 8,
-        batches: int = 1,
+        samples: Annotated[int, AtLeast(FEWEST)] = 8,
+        batches: Count = 1,
         history: bool = True,
-        low: float = 0.1,
-        fallback: float = 0.8,
+        low: Annotated[float, Share()] = 0.1,
+        fallback: Annotated[float, Share()] = 0.8,
     ) -> None:
-        if samples < FEWEST or batches < 1:
-            raise InputError(
-                f'ratio: cka: samples={samples}, batches={batches}; needed: samples of {FEWEST} or '
-                'more (the unbiased estimate is not defined below), batches of 1 or more'
-            )
         self.samples, self.batches, self.history = samples, batches, history
-        self.low, self.fallback = _share('cka', 'low', low), _share('cka', 'fallback', fallback)
+        self.low, self.fallback = low, fallback
         self._memories: list[Memory] = []
 
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
@@ -223,23 +224,19 @@ def build_ratio(spec: Any) -> Ratio:
     16
     """
     if isinstance(spec, (int, float)) and not isinstance(spec, bool):
-        return FixedRatio(spec)
+        spec = dict(type='fixed', value=spec)
     options = dict(spec) if isinstance(spec, Mapping) else {'type': spec}
     kind = options.pop('type', None)
     if kind not in RATIOS:
-        raise InputError(f'ratio: unknown strategy {kind!r}; {nearest(str(kind), RATIOS)}')
+        raise InputError(f'unknown strategy {kind!r}; {nearest(str(kind), RATIOS)}')
     classes = {'cka': CKARatio, 'fixed': FixedRatio, 'uniform': UniformRatio}
-    if kind not in classes:
-        options['shape'] = kind
     build = classes.get(kind, DecayRatio)
-    refuse_unknown(f'ratio: {kind}', options, set(inspect.signature(build).parameters))
+    known = annotations_of(build)
+    refuse_unknown(kind, options, known.keys() - {'shape'})
+    check_options(kind, build, options)
+    if 'shape' in known:
+        options['shape'] = kind
     return build(**options)
-
-
-def _share(kind: str, option: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f'ratio: {kind}: {option}={value!r}; needed: a number in [0, 1]')
-    return float(value)
 
 
 def joined(maps: list[Tensor]) -> Tensor:
