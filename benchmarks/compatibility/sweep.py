@@ -1,7 +1,7 @@
 """Which model families train under mmkd: one config of each folder of mmdet, mmpretrain and mmsegmentation.
 
-    python benchmarks/compatibility/sweep.py run --toolbox mmdet            # writes results/mmdet.jsonl, resumable
-    python benchmarks/compatibility/sweep.py table                          # writes docs/compatibility.md
+    python benchmarks/compatibility/sweep.py run --toolbox mmdet     # writes results/mmdet.jsonl, resumable
+    python benchmarks/compatibility/sweep.py table                   # writes docs/compatibility.md
 
 Each config runs in a process of its own, bounded in time and memory: the toolbox alone first (loss, backward
 and predict of two drawn images), then each method with the family's own model as the teacher.
@@ -53,7 +53,8 @@ def plain(node: Any) -> None:
             pretrained = isinstance(value, dict) and value.get('type') == 'Pretrained'
             if pretrained or (key == 'pretrained' and isinstance(value, str)):
                 node[key] = None
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+    children = node.values() if isinstance(node, dict) else node
+    for value in children if isinstance(node, (dict, list)) else ():
         plain(value)
 
 
@@ -65,7 +66,9 @@ def batch(toolbox: str, model: Any) -> dict[str, Any]:
     if toolbox == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
-        return demo_mm_inputs(2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True)
+        return demo_mm_inputs(
+            2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True
+        )
     images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
     if toolbox == 'mmpretrain':
         from mmpretrain.structures import DataSample
@@ -98,7 +101,9 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
     else:
         cfg.model = student
         self_taught = not mmkd.core.method.find_method(method).needs_teacher
-        teacher = {} if self_taught else dict(teacher=f'{toolbox}::{config}', checkpoint='untrained')
+        teacher = (
+            {} if self_taught else dict(teacher=f'{toolbox}::{config}', checkpoint='untrained')
+        )
         cfg = mmkd.distill(cfg, method, **teacher)
         node = cfg.model
         if not self_taught:
@@ -165,7 +170,7 @@ def table() -> Iterator[str]:
     yield '# Which families train\n'
     yield (
         'One config of each folder, two drawn images, random weights, one CPU thread: loss, backward and '
-        'predict of the\ntoolbox alone, then with each method and the family\'s own model as the teacher. '
+        "predict of the\ntoolbox alone, then with each method and the family's own model as the teacher. "
         'Written by\n`benchmarks/compatibility/sweep.py table`.\n'
     )
     for path in sorted(RESULTS.glob('*.jsonl')):
@@ -199,7 +204,9 @@ def short(answer: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     commands = parser.add_subparsers(dest='command', required=True)
     sweep = commands.add_parser('run', help='try every folder that has no result yet')
     sweep.add_argument('--toolbox', choices=SIZES, default='mmdet')
@@ -218,7 +225,9 @@ def main() -> None:
         PAGE.write_text('\n'.join(table()).rstrip() + '\n')
     else:
         try:
-            answer = attempt(args.toolbox, args.config, None if args.method == 'alone' else args.method)
+            answer = attempt(
+                args.toolbox, args.config, None if args.method == 'alone' else args.method
+            )
         except Exception as error:  # whatever a family raises is its answer
             answer = f'{type(error).__name__}: ' + ' '.join(str(error).split())[:300]
         print(f'\nanswer: {answer}')

@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'dpk full': dict(methods=dict(dpk={})),
     'dpk light': dict(methods=dict(dpk=dict(size='light'))),
     'sfr': dict(methods=dict(sfr=dict(feature=ON))),
-    'sfr, smoothed': dict(methods=dict(sfr=dict(feature=ON, smoothing_mode='constant'))),
+    'sfr, smoothed': dict(methods=dict(sfr=dict(feature=ON))),
     'frskd': dict(methods=dict(frskd=dict(alpha=ON, beta=ON))),
     'kd (head runs too)': dict(methods=dict(kd={})),
     'pkd, teacher fused': dict(methods=dict(pkd={}), teacher=dict(fuse=True)),

@@ -18,7 +18,6 @@ from .options import Checked, Has, ReadBy, annotations_of
 from .schedules import Schedule, Weight, build_schedule
 from .step import Side, Step
 
-
 Taps = Annotated[Any, ReadBy(parse_taps, 'a tap or a list of taps')]
 """What an option may be that :func:`parse_taps` reads."""
 
@@ -263,10 +262,12 @@ def build_method(name: str, config: Mapping[str, Any]) -> Method:
         raise InputError(f"methods.{name}: {config!r}; needed: dict(type='mmkd.PKD', ...)")
     options = dict(config)
     kind = options.pop('type')
-    method = find_method(kind) if isinstance(kind, str) else kind
+    method: Any = find_method(kind) if isinstance(kind, str) else kind
     if not (inspect.isclass(method) and issubclass(method, Method)):
-        raise InputError(f"methods.{name}: type={kind!r}; needed: a method's name ('mmkd.PKD') or class")
-    refuse_unknown(f'methods.{name}', options, annotations_of(method))
+        raise InputError(
+            f"methods.{name}: type={kind!r}; needed: a method's name ('mmkd.PKD') or class"
+        )
+    refuse_unknown(f'methods.{name}', options, annotations_of(method))  # type: ignore[arg-type]
     try:
         return method(**options)
     except InputError as error:

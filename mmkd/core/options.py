@@ -1,4 +1,4 @@
-"""Options checked against their annotations: a wrong one is answered with its name, its value and what is right.
+"""Options checked against their annotations: a wrong one is answered with its name, value and what is right.
 
 What takes options says in its signature what they may be: ``float``, ``int`` (``bool`` is none of
 them, and no number may be NaN or infinite), ``Literal['a', 'b']``, ``Sequence[int]``, a TypedDict, and
@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from ..errors import InputError, nearest, refuse_unknown
 
 UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError)
-PLAIN = {float: 'a number', int: 'a whole number', bool: 'True or False', str: 'a text'}
+PLAIN = {float: 'a finite number', int: 'a whole number', bool: 'True or False', str: 'a text'}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Above:
     >>> check_value('temperature', 0, Annotated[float, Above(0)])
     Traceback (most recent call last):
     ...
-    mmkd.errors.InputError: temperature=0; needed: a number above 0
+    mmkd.errors.InputError: temperature=0; needed: a finite number above 0
     """
 
     bound: float
@@ -220,9 +220,7 @@ def fits(value: Any, annotation: Any) -> bool:
     if annotation in (float, int):
         kind = Real if annotation is float else Integral
         return (
-            isinstance(value, kind)
-            and not isinstance(value, bool)
-            and -math.inf < value < math.inf  # type: ignore[operator]
+            isinstance(value, kind) and not isinstance(value, bool) and -math.inf < value < math.inf  # type: ignore[operator]
         )
     if (keys := _typed_dict([annotation])) is not None:
         return isinstance(value, Mapping) and all(
@@ -249,7 +247,7 @@ def words_of(annotation: Any) -> str:
     if len(members := _members(annotation)) > 1:
         *first, last = [words_of(member) for member in members]
         return ', '.join(first) + (', or ' if len(first) > 1 else ' or ') + last
-    return 'a finite number' if annotation is float else _bare_words(annotation)
+    return _bare_words(annotation)
 
 
 def _bare_words(annotation: Any) -> str:

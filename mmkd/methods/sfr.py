@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..core.method import Method, refuse_unordered
-from ..core.schedules import Ramp, Schedule, build_schedule
+from ..core.method import Method, Taps, refuse_unordered
+from ..core.options import Count, Share
+from ..core.schedules import Ramp, Schedule, Weight, build_schedule
 from ..core.step import Side, Step
-from ..errors import InputError, refuse_other
+from ..errors import InputError
 from ..family.boxes import annotated_boxes
 from ..family.heads import head_kind, is_sigmoid, logit_taps
 from ..family.stages import stage_taps, task_of
 from ..family.taps import Tap, parse_taps
 from ..losses.smoothing import LabelLoss
-from ..losses.transport import SOLVERS, box_weights, even_window, transport_loss
+from ..losses.transport import box_weights, even_window, transport_loss
 from ..necks.adapters import as_map
 from ..registry import MODELS
 
@@ -62,26 +62,23 @@ class SFR(Method):
 
     def __init__(
         self,
-        feature: Any = None,
-        smoothing: Any = 'auto',
-        pairing: str = 'last',
-        window: int = 7,
-        solver: str | None = None,
+        feature: Weight | None = None,
+        smoothing: Annotated[float, Share(open=True)] | Literal['auto'] | None = 'auto',
+        pairing: Literal['last', 'adjacent'] = 'last',
+        window: Count = 7,
+        solver: Literal['exact', 'sinkhorn'] | None = None,
         boxes: bool | None = None,
-        tap: Any = None,
+        tap: Taps | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        refuse_other('SFR: pairing', pairing, ('last', 'adjacent'))
-        if solver is not None:
-            refuse_other('SFR: solver', solver, SOLVERS)
-        self.smoothing, self.pairing, self.window = smoothing, pairing, window
+        self._rate, self.pairing, self.window = smoothing, pairing, window
         self.solver, self.boxes = solver, boxes
         self._feature, self._tap = feature, tap
-        self._check_numbers()
         self.feature: Schedule | None = None
         self.stage_taps: list[Tap] = []
         self.kept = 0
+        self.largest_rate = 0.0
         self.labels: list[tuple[Tap, LabelLoss]] = []
 
     # -- set-up ---------------------------------------------------------------------------------
@@ -134,19 +131,21 @@ class SFR(Method):
 
     def _label_losses(self, student: nn.Module) -> list[tuple[Tap, LabelLoss]]:
         """The losses whose labels are smoothed."""
-        if not self.smoothing:
+        smoothing: Any = self._rate
+        if not smoothing:
             return []
         try:
             labels = label_losses(student)
         except InputError as error:
-            if self.smoothing != 'auto':
+            if smoothing != 'auto':
                 raise InputError(
-                    f'SFR: smoothing={self.smoothing}: {error}; leave smoothing out, or smoothing=None'
+                    f'SFR: smoothing={smoothing}: {error}; leave smoothing out, or smoothing=None'
                 ) from error
             print_log(f'SFR: no label smoothing: {error}', 'current')
             return []
-        if self.smoothing == 'auto':
-            self.smoothing = 0.2 if task_of(student) == 'classification' else 0.1
+        if smoothing == 'auto':
+            smoothing = 0.2 if task_of(student) == 'classification' else 0.1
+        self.largest_rate = smoothing
         return labels
 
     # -- one step -------------------------------------------------------------------------------
@@ -183,26 +182,17 @@ class SFR(Method):
 
     def _smoothing(self, step: Step) -> dict[str, Tensor]:
         """What smoothing adds to the student's losses, and the mean rate of what is smoothed."""
+        largest = self.largest_rate * step.progress
         total, rates = _zero(step), [step.inputs.new_zeros(0)]
         for tap, loss in self.labels:
             if loss.background is not None and tap.place not in step.student.counts():
                 continue  # a RoI head without boxes does not call its loss
             for inputs in step.student.calls(tap):
-                grown, rate = loss.smoothed(self.smoothing * step.progress, *inputs)
+                grown, rate = loss.smoothed(largest, *inputs)
                 total = total + grown
                 rates.append(rate)
         rate = torch.cat(rates)
         return {'loss_smoothing': total, 'rate': rate.sum() / max(len(rate), 1)}
-
-    def _check_numbers(self) -> None:
-        smoothing, feature = self.smoothing, self._feature
-        if smoothing not in (None, 'auto') and not (_is_number(smoothing) and smoothing < 1):
-            raise InputError(f'SFR: smoothing={smoothing!r}; needed: a number in [0, 1), or None')
-        scheduled = feature is None or isinstance(feature, Mapping) or callable(feature)
-        if not (scheduled or _is_number(feature)):
-            raise InputError(f'SFR: feature={feature!r}; needed: a number >= 0, or a schedule')
-        if not (_is_number(self.window, int) and self.window):
-            raise InputError(f'SFR: window={self.window!r}; needed: a whole number from 1 on')
 
 
 def label_losses(student: nn.Module) -> list[tuple[Tap, LabelLoss]]:
@@ -214,9 +204,10 @@ def label_losses(student: nn.Module) -> list[tuple[Tap, LabelLoss]]:
         head = modules.get(tap.at)
         loss: Any = getattr(head, LABEL_LOSSES.get(kind, ''), None)
         if head is None or not _smoothable(head, loss):
+            has = 'no loss of labels' if loss is None else f'the loss {type(loss).__name__}'
             raise InputError(
-                f'the labels of {type(student).__name__} go to {type(loss).__name__} ({kind} head); '
-                'needed: the mean softmax CrossEntropyLoss of a classifier or of RoIs'
+                f'the {kind} head of {type(student).__name__} has {has}; needed: the mean softmax '
+                'CrossEntropyLoss of a classifier or of RoIs'
             )
         background = head.num_classes if kind == 'roi' else None
         own = LabelLoss(weight * loss.loss_weight, loss.class_weight, background)
@@ -253,7 +244,3 @@ def stage_pairs(count: int, pairing: str) -> list[tuple[int, int]]:
 
 def _zero(step: Step) -> Tensor:
     return step.inputs.new_zeros(())
-
-
-def _is_number(value: Any, kind: Any = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < math.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
-from ..errors import InputError, refuse_unknown
+from ..errors import InputError, nearest, refuse_unknown
 from ..registry import MODELS
 from .adapters import resize
 
@@ -291,6 +291,9 @@ PRESETS: Mapping[str, list[dict[str, Any]]] = {
 }
 """The authors' sizes for their pairs, shallow stage first."""
 
+RULES = {'full': full_size, 'light': light_size}
+"""Sizes for any pair, by channels and patch."""
+
 
 def sizes_of(size: Any, channels: list[int], patches: list[int]) -> list[dict[str, Any]]:
     """Encoder and decoder of every stage, shallow first.
@@ -304,25 +307,36 @@ def sizes_of(size: Any, channels: list[int], patches: list[int]) -> list[dict[st
     >>> sizes_of('light', [64], [1])
     [{'encoder': (64, 1, 4), 'decoder': (64, 1, 4)}]
     """
-    rules = {'full': full_size, 'light': light_size}
-    if isinstance(size, str) and size in rules:
-        return [rules[size](c, p) for c, p in zip(channels, patches)]
-    if isinstance(size, str) and size not in PRESETS:
-        refuse_unknown('size', [size], [*rules, *PRESETS])
-    if not isinstance(size, (str, list, tuple)):
+    rule = read_size(size)
+    if callable(rule):
+        return [rule(c, p) for c, p in zip(channels, patches)]
+    if len(rule) != len(channels):
         raise InputError(
-            f"size={size!r}; needed: 'full', 'light', a published pair's name, or a list of "
-            'dict(encoder=(width, depth, heads), decoder=(width, depth, heads))'
-        )
-    stages = PRESETS[size] if isinstance(size, str) else list(size)
-    if len(stages) != len(channels):
-        raise InputError(
-            f'size={size!r} is for {len(stages)} stages, there are {len(channels)}; choose as many '
+            f'size={size!r} is for {len(rule)} stages, there are {len(channels)}; choose as many '
             "taps (tap=dict(at=..., levels=[...])), or size='full'"
         )
-    for stage in stages:
+    return rule
+
+
+def read_size(size: Any) -> Callable[[int, int], dict[str, Any]] | list[dict[str, Any]]:
+    """What a size stands for: a rule for channels and patch, or the sizes of the stages.
+
+    >>> read_size([dict(encoder=(8, 1, 2), decoder=(8, 1, 2))])[0]['encoder']
+    (8, 1, 2)
+    """
+    if isinstance(size, str):
+        found = RULES.get(size) or PRESETS.get(size)
+        if found is None:
+            raise InputError(nearest(size, [*RULES, *PRESETS]))
+        return found
+    if not (isinstance(size, (list, tuple)) and all(isinstance(s, Mapping) for s in size)):
+        raise InputError(
+            "needed: 'full', 'light', a published pair's name, or a list of "
+            'dict(encoder=(width, depth, heads), decoder=(width, depth, heads))'
+        )
+    for stage in size:
         refuse_unknown('size', stage, ('encoder', 'decoder'))
-    return stages
+    return list(size)
 
 
 def _take(tokens: Tensor, places: Tensor) -> Tensor:

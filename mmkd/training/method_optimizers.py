@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..collectives import local_part, on_any_rank
 from ..core.distiller import Distiller, plain_view
 from ..core.method import Method
 from ..errors import InputError

@@ -142,7 +142,7 @@ def test_a_term_without_weight_is_left_out():
 @pytest.mark.parametrize(
     ('options', 'family', 'words'),
     [
-        (dict(alpha=-1.0), 'retinanet', 'alpha=-1.0; needed: 0 or more'),
+        (dict(alpha=-1.0), 'retinanet', 'alpha=-1.0; needed: a finite number >= 0'),
         (dict(temperature=0.0), 'retinanet', 'temperature=0.0'),
         (
             {},

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from mmengine.logging import MessageHub
 
 from mmkd.errors import InputError
-from mmkd.losses.smoothing import label_call, smoothing_rate, soft_target
-from mmkd.losses.transport import transport_losses, windows_of
+from mmkd.family.boxes import annotated_boxes
+from mmkd.losses.transport import box_weights, transport_loss
 from mmkd.methods.sfr import SFR, default_stages
 
 
@@ -35,44 +35,16 @@ def stages(model, images, names=('layer1', 'layer2', 'layer3', 'layer4')):
 
 
 def smoothed_cross_entropy(logits, target, rate):
-    target = soft_target(target, logits.shape[1])
     smooth = (1 - rate[:, None]) * target + rate[:, None] / logits.shape[1]
     return -(smooth * logits.log_softmax(1)).sum(1)
 
 
+def windows(size):
+    """The fewest of at most 7 that cover a map, all of one size if possible."""
+    return tuple(math.ceil(n / math.ceil(n / 7)) for n in size)
+
+
 # -- label smoothing ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('soft', [False, True])
-@pytest.mark.parametrize('mode', ['confidence', 'ramp', 'constant'])
-@pytest.mark.parametrize('class_weight', [None, [0.5, 2.0, 1.0]])
-def test_the_term_makes_the_cross_entropy_that_of_smoothed_labels(soft, mode, class_weight):
-    logits = torch.randn(5, 3).double()
-    target = torch.rand(5, 3).double().softmax(1) if soft else torch.tensor([0, 1, 2, 1, 0])
-    call = label_call(0.5, class_weight, None, logits, target, 5)
-    rate = smoothing_rate(call.logits, call.target, 0.2, 0.7, mode)
-    scale = torch.ones(3) if class_weight is None else torch.tensor(class_weight)
-
-    def loss(labels):
-        return -(0.5 / 5) * (scale * labels * logits.log_softmax(1)).sum()
-
-    smooth = (1 - rate[:, None]) * call.target + rate[:, None] / 3
-    expected = loss(smooth) - loss(call.target)
-    assert call.difference(rate).item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-7)
-
-
-def test_rates_start_at_zero_and_end_at_classic_smoothing_for_the_certain():
-    logits, labels = torch.tensor([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]]), torch.tensor([0, 0])
-    target = soft_target(labels, 3)
-    assert smoothing_rate(logits, target, 0.2, 0.0).tolist() == [0, 0]
-    rate = smoothing_rate(logits, target, 0.2, 1.0)
-    assert rate.tolist() == pytest.approx([0.2, 0.0])
-    call = label_call(1.0, None, None, logits[:1], labels[:1], 1)
-    total = F.cross_entropy(logits[:1], labels[:1]) + call.difference(rate[:1])
-    classic = F.cross_entropy(logits[:1], labels[:1], label_smoothing=0.2)
-    assert total.item() == pytest.approx(classic.item(), rel=1e-6)
-    assert smoothing_rate(logits, target, 0.2, 0.5, 'ramp').tolist() == pytest.approx([0.1, 0.1])
-    assert smoothing_rate(logits, target, 0.2, 0.0, 'constant').tolist() == pytest.approx([0.2] * 2)
 
 
 @pytest.mark.parametrize('augments', [None, 'Mixup', 'CutMix'])
@@ -88,9 +60,11 @@ def test_the_students_loss_and_the_term_are_the_loss_of_smoothed_labels(augments
     at(0.5)
     losses = model(**data, mode='loss')
     logits = model(data['inputs'], mode='tensor')
-    kind = 'gt_score' if augments else 'gt_label'
-    labels = torch.stack([getattr(sample, kind) for sample in data['data_samples']])
-    target = soft_target(labels, h.CLASSES)
+    if augments:
+        target = torch.stack([sample.gt_score for sample in data['data_samples']])
+    else:
+        labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+        target = F.one_hot(labels, h.CLASSES).float()
     rate = 0.3 * 0.5 * (logits.softmax(1) * target).sum(1)
     expected = 0.7 * smoothed_cross_entropy(logits, target, rate.detach()).mean()
     total = losses['loss'] + losses['sfr/loss_smoothing']
@@ -103,7 +77,7 @@ def test_the_students_loss_and_the_term_are_the_loss_of_smoothed_labels(augments
 
 @pytest.mark.parametrize('family', ['faster_rcnn', 'cascade_rcnn'])
 def test_labels_of_foreground_boxes_are_smoothed_as_the_student_weighs_them(family, at):
-    model = build(family, feature=0, smoothing_mode='ramp')
+    model = build(family, feature=0)
     at(0.5)
     heads, factors, seen = model.roi_head.bbox_head, [1.0], []
     if family == 'cascade_rcnn':
@@ -114,16 +88,18 @@ def test_labels_of_foreground_boxes_are_smoothed_as_the_student_weighs_them(fami
             lambda m, inputs, kwargs, out: seen.append((inputs, kwargs)), with_kwargs=True
         )
     losses = h.losses_of(model, family)
-    expected = 0.0
+    expected, rates = 0.0, []
     for factor, ((logits, labels, weights), options) in zip(factors, seen):
-        rate = 0.05 * (labels < h.CLASSES)
-        grown = smoothed_cross_entropy(logits, labels, rate) - F.cross_entropy(
+        target = F.one_hot(labels, logits.shape[1]).float()
+        rate = 0.1 * 0.5 * (logits.softmax(1) * target).sum(1).detach() * (labels < h.CLASSES)
+        grown = smoothed_cross_entropy(logits, target, rate) - F.cross_entropy(
             logits, labels, reduction='none'
         )
         expected += factor * (grown * weights).sum().item() / options['avg_factor']
+        rates.append(rate[labels < h.CLASSES])
     assert len(seen) == len(heads)
     assert losses['sfr/loss_smoothing'].item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
-    assert losses['sfr/rate'].item() == pytest.approx(0.05)
+    assert losses['sfr/rate'].item() == pytest.approx(torch.cat(rates).mean().item(), rel=1e-4)
 
 
 def test_without_objects_nothing_is_smoothed(at):
@@ -145,7 +121,6 @@ def test_without_objects_nothing_is_smoothed(at):
     [
         ('last', [(0, 3), (1, 3), (2, 3)]),
         ('adjacent', [(0, 1), (1, 2), (2, 3)]),
-        ('all', [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]),
     ],
 )
 def test_classification_is_the_mean_over_the_pairs_of_stages(pairing, pairs, at):
@@ -156,14 +131,14 @@ def test_classification_is_the_mean_over_the_pairs_of_stages(pairing, pairs, at)
     maps = stages(model, data['inputs'])
     total = 0.0
     for shallow, deep in pairs:
-        window = tuple(math.ceil(n / math.ceil(n / 7)) for n in maps[deep].shape[-2:])
-        total += transport_losses([windows_of(maps[shallow], maps[deep], window)])[0].item()
+        window = windows(maps[deep].shape[-2:])
+        total += transport_loss(maps[shallow], maps[deep], window).item()
     expected = 0.5 * 0.5 * total / len(pairs)
     assert losses['sfr/loss_features'].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_feature_term_is_warmed_up_and_smoothing_is_not_held_back(at):
-    model = build(smoothing_mode='constant')
+def test_the_feature_term_is_warmed_up(at):
+    model = build()
     values = {}
     for progress in (0.0, 0.05, 0.1, 1.0):
         at(progress)
@@ -172,7 +147,9 @@ def test_the_feature_term_is_warmed_up_and_smoothing_is_not_held_back(at):
     assert features[0.0] == 0
     assert features[0.05] == pytest.approx(features[1.0] / 2, rel=1e-5)
     assert features[0.1] == pytest.approx(features[1.0], rel=1e-5)
-    assert values[0.0]['sfr/loss_smoothing'].item() != 0
+    assert (
+        values[0.0]['sfr/loss_smoothing'].item() == 0 != values[0.05]['sfr/loss_smoothing'].item()
+    )
     detector = build('retinanet')
     values = []
     for progress in (1 / 6, 7 / 12, 1.0):
@@ -204,25 +181,20 @@ def test_detectors_learn_from_c5_where_boxes_are(at):
     assert model.backbone.layer4[0].downsample[0].weight.grad is None
     maps = [m.detach() for m in stages(model, data['inputs'], ('layer3', 'layer4'))]
     grid, image = maps[1].shape[-2:], data['inputs'].shape[-2:]
-    from mmkd.family.boxes import annotated_boxes
-    from mmkd.losses.transport import box_weights
-
     weights = box_weights(annotated_boxes(data['data_samples']), grid, image)
-    problem = windows_of(*maps, tuple(grid), weights=weights)
-    expected = 0.25 * transport_losses([problem])[0]
+    expected = 0.25 * transport_loss(*maps, tuple(grid), weights, solver='sinkhorn')
     assert losses['sfr/loss_features'].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_a_pyramid_level_learns_from_the_next(at):
-    model = build('retinanet', source='fpn', boxes=False)
+def test_positions_of_detectors_may_count_alike(at):
+    model = build('retinanet', boxes=False)
     data = model.data_preprocessor(h.raw_batch('retinanet'), True)
     at(1.0)
     losses = model(**data, mode='loss')
-    levels, total = model.extract_feat(data['inputs']), 0.0
-    for shallow, deep in zip(levels, levels[1:]):
-        window = tuple(math.ceil(n / math.ceil(n / 7)) for n in deep.shape[-2:])
-        total += transport_losses([windows_of(shallow, deep, window)])[0].item()
-    expected = 0.25 * 0.25 * total / 4
+    maps = stages(model, data['inputs'], ('layer2', 'layer3', 'layer4'))
+    window = windows(maps[2].shape[-2:])
+    values = [transport_loss(shallow, maps[2], window).item() for shallow in maps[:2]]
+    expected = 0.25 * sum(values) / 2
     assert losses['sfr/loss_features'].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -348,29 +320,23 @@ def single_stage():
     ('student', 'options', 'words'),
     [
         ('classifier', dict(solver='sinkhron'), "solver='sinkhron'; nearest: 'sinkhorn'"),
-        ('classifier', dict(channels='groups'), "channels='groups'; nearest: 'group'"),
-        ('classifier', dict(normalize='l2'), "normalize='l2'; known: 'center_l2'"),
         ('classifier', dict(pairing='adjacnt'), "pairing='adjacnt'; nearest: 'adjacent'"),
-        ('classifier', dict(smoothing_mode='ram'), "smoothing_mode='ram'; nearest: 'ramp'"),
-        ('classifier', dict(source='fpm'), "source='fpm'; nearest: 'fpn'"),
-        ('classifier', dict(smoothing=1.5), 'smoothing=1.5; needed: a number in [0, 1)'),
-        ('classifier', dict(smoothing='on'), "smoothing='on'; needed: a number in [0, 1)"),
-        ('classifier', dict(feature=-1), 'feature=-1; needed: a number >= 0, or a schedule'),
-        ('classifier', dict(window=0), 'window=0; needed: a whole number from 1 on'),
+        ('classifier', dict(smoothing=1.5), 'SFR: smoothing=1.5; needed: a finite number in [0, 1)'),
+        ('classifier', dict(smoothing='on'), "smoothing='on'; needed: a finite number in [0, 1), 'auto'"),
+        ('classifier', dict(feature=-1), 'feature=-1: -1 is no weight; needed: a finite number >= 0'),
+        ('classifier', dict(window=0), 'window=0; needed: a whole number >= 1'),
+        ('classifier', dict(boxes='yes'), "boxes='yes'; needed: True or False or None"),
         ('classifier', dict(feature=0, smoothing=0), 'nothing is left to train'),
-        ('classifier', dict(source='fpn'), 'is no detector with a neck'),
         ('classifier', dict(boxes=True), 'have no boxes; leave boxes out'),
         ('classifier', dict(tap=['backbone.layer4', 'backbone.layer2']), 'grow: [(4, 4), (16, 16)]'),
         ('classifier', dict(tap='backbone.layer4'), "a single level [(4, 4)] of the student at 'backbone.l"),
         ('classifier', dict(windw=7), "unknown option 'windw'; nearest: 'window'"),
-        ('retinanet', dict(source='fpn', pairing='all'), 'on a pyramid each level learns'),
-        ('retinanet', dict(solver='exact'), "solver='exact' takes uniform marginals"),
-        ('retinanet', dict(smoothing=0.1), 'RetinaHead is a sigmoid head'),
-        ('gfl', dict(smoothing=0.1), 'GFLHead is a sigmoid head'),
-        ('segmentor', dict(smoothing=0.1), 'EncoderDecoder has no softmax head of a classifier'),
-        (no_head, dict(smoothing=0.1), 'ImageClassifier has no softmax head of a classifier'),
-        (label_smooth_head, dict(smoothing=0.1), 'has the loss LabelSmoothLoss; needed: CrossEntropyLoss'),
-        (multi_label, dict(smoothing=0.1), 'MultiLabelLinearClsHead is a sigmoid head'),
+        ('retinanet', dict(solver='exact'), "solver='exact' takes positions that count alike"),
+        ('retinanet', dict(smoothing=0.1), 'the dense head of RetinaNet has no loss of labels; needed'),
+        ('segmentor', dict(smoothing=0.1), 'the pixel head of EncoderDecoder has no loss of labels'),
+        (no_head, dict(smoothing=0.1), 'the vector head of ImageClassifier has no loss of labels'),
+        (label_smooth_head, dict(smoothing=0.1), 'has the loss LabelSmoothLoss; needed: the mean softmax'),
+        (multi_label, dict(smoothing=0.1), 'the vector head of ImageClassifier has the loss CrossEntropyLoss'),
         (single_stage, {}, "of the student at 'backbone'; needed: two or more"),
     ],
 )  # fmt: skip
@@ -391,23 +357,13 @@ def test_windows_are_even_by_default(size, window, at):
     at(1.0)
     model = build(smoothing=0)
     data = model.data_preprocessor(h.raw_batch('classifier', sizes=((size, size),) * 2), True)
-    maps, total = stages(model, data['inputs']), 0.0
-    for shallow in maps[:-1]:
-        total += transport_losses([windows_of(shallow, maps[-1], window)])[0].item()
+    *shallow, deepest = stages(model, data['inputs'])
+    total = sum(transport_loss(map_, deepest, window).item() for map_ in shallow)
     losses = model(**data, mode='loss')
-    assert losses['sfr/loss_features'].item() == pytest.approx(0.5 * total / 3, rel=1e-5)
-
-
-def test_a_window_larger_than_the_map_is_answered_in_the_first_batch():
-    model = build(window=5)
-    with pytest.raises(
-        InputError, match=r'window=5 is larger than the map 2x2 .* needed: 2 at most'
-    ):
-        h.losses_of(model, 'classifier')
-    h.losses_of(build(window=2), 'classifier')
+    assert losses['sfr/loss_features'].item() == pytest.approx(0.5 * total / 3, rel=1e-4)
 
 
 def test_a_model_without_a_backbone_is_answered():
     with pytest.raises(InputError, match='Linear has no backbone; name its stages with tap='):
-        default_stages(torch.nn.Linear(1, 1), 'backbone')
+        default_stages(torch.nn.Linear(1, 1))
     assert SFR().needs_teacher is False

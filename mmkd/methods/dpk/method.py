@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...collectives import rank, world_size
 from ...core.method import FeatureMethod, channels_of, levels_of
-from ...core.options import AtLeast, Count, Has, NonNegative, NotEmpty, Positive, ReadBy
+from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
 from ...core.step import Side, Step
 from ...core.teacher import PRECISIONS, Precision
 from ...errors import InputError
@@ -24,7 +24,7 @@ from ...files.checkpoints import inherit
 from ...losses.kl import softmax_kl
 from ...necks.adapters import Adapter, as_map
 from ...necks.focal_global import FocalGlobalLevels, focal_weights
-from ...necks.prior_injection import PriorInjection, patchify, sizes_of
+from ...necks.prior_injection import PriorInjection, patchify, read_size, sizes_of
 from ...registry import MODELS
 from .ratios import Reading, build_ratio
 
@@ -43,8 +43,6 @@ NO_TASK = dict(logits=0.0, feature=1.0, task=1.0)
 LOGITS = Tap('head')
 
 Maps = list[tuple[Tensor, Tensor]]
-Sizes = Sequence[Mapping[str, Annotated[Sequence[Count], NotEmpty()]]]
-"""``dict(encoder=(width, depth, heads), decoder=(...))`` of every stage."""
 
 
 class Focal(TypedDict, total=False):
@@ -98,7 +96,7 @@ class DPK(FeatureMethod):
 
     def __init__(
         self,
-        size: str | Sizes = 'full',
+        size: Annotated[Any, ReadBy(read_size, 'a size')] = 'full',
         patch: Count | Sequence[Count] | None = None,
         ratio: Annotated[Any, ReadBy(build_ratio, 'a strategy or a number in [0, 1]')] = 'cka',
         mask: Literal['random', 'teacher_energy'] = 'random',
@@ -128,7 +126,7 @@ class DPK(FeatureMethod):
         self.factors: dict[str, Any] = dict(logits=logits, feature=feature, task=task_weight)
         self.inherit = [inherit] if isinstance(inherit, str) else list(inherit)
         self.temperature = temperature
-        self.fgd = dict(fgd or {})
+        self.fgd: dict[str, Any] = {**(fgd or {})}
         self.rng = torch.Generator().manual_seed(seed)
         self.names: list[str] = []
         self.stages = nn.ModuleList()

@@ -277,7 +277,7 @@ def test_neck_and_head_start_from_the_teacher(caplog):
 @pytest.mark.parametrize(
     ('family', 'options', 'words'),
     [
-        ('classifier', dict(ratio=1.2), 'fixed: value=1.2; needed: a number in [0, 1]'),
+        ('classifier', dict(ratio=1.2), 'fixed: value=1.2; needed: a finite number in [0, 1]'),
         ('classifier', dict(mask='ranom'), "mask='ranom'; nearest: 'random'"),
         ('classifier', dict(precision='fp8'), "precision='fp8'"),
         ('classifier', dict(logits=-1), 'logits=-1; needed: a finite number >= 0'),
@@ -288,11 +288,11 @@ def test_neck_and_head_start_from_the_teacher(caplog):
         ('classifier', dict(tap='neck'), "is a vector (1, 64), a 1x1 map; prior knowledge"),
         ('classifier', dict(tap=['backbone.layer3'], teacher_tap=['backbone.layer3', 'backbone.layer4']),
          'the student has 1 levels'),
-        ('classifier', dict(temperature=0.0), 'temperature=0.0; needed: a number above 0'),
+        ('classifier', dict(temperature=0.0), 'temperature=0.0; needed: a finite number above 0'),
         ('classifier', dict(fgd=dict(alpha=1.0)), 'has no effect in classification'),
         ('retinanet', dict(level_weights=[1.0] * 4), 'level_weights=[1.0, 1.0, 1.0, 1.0] has no effect'),
         ('retinanet', dict(feature=1.0), 'feature=1.0 has no effect in detection'),
-        ('classifier', dict(size=5), "size=5; needed: 'full', 'light'"),
+        ('classifier', dict(size=5), "size=5: needed: 'full', 'light'"),
         ('retinanet', dict(inject=[2, 1]), 'one at least, rising'),
         ('retinanet', dict(inject=[5]), 'inject=[5]; needed: indices of levels, 0 to 4'),
         ('retinanet', dict(fgd=dict(alfa=1.0)), "unknown option 'alfa'; nearest: 'alpha'"),

@@ -118,11 +118,11 @@ def test_uniform_draws_from_the_generator_it_is_given():
 @pytest.mark.parametrize(
     ('spec', 'words'),
     [
-        (1.5, 'fixed: value=1.5; needed: a number in [0, 1]'),
+        (1.5, 'fixed: value=1.5; needed: a finite number in [0, 1]'),
         (-0.1, 'fixed: value=-0.1'),
         ('ckaa', "unknown strategy 'ckaa'; nearest: 'cka'"),
         (dict(type='linear', begin=0.1), "unknown option 'begin'"),
-        (dict(type='cka', samples=3), 'samples=3, batches=1; needed: samples of 4 or more'),
+        (dict(type='cka', samples=3), 'cka: samples=3; needed: a whole number >= 4'),
         (dict(type='exponential', end=0.0), 'both above 0'),
     ],
 )
