@@ -134,7 +134,22 @@ def sinkhorn(cost: Tensor, marginals: Tensor, iterations: int = ITERATIONS) -> T
         rows = rows + relaxation * (weight * (target - moved) - rows)
         moved = torch.logsumexp((kernel + rows[:, :, None]) / weight, 1)
         columns = columns + relaxation * (weight * (target - moved) - columns)
-    return ((kernel + rows[:, :, None] + columns[:, None, :]) / SHARPNESS).exp()
+    return feasible(
+        ((kernel + rows[:, :, None] + columns[:, None, :]) / SHARPNESS).exp(), marginals
+    )
+
+
+def feasible(plan: Tensor, marginals: Tensor) -> Tensor:
+    """The nearest plan that moves just what there is: too much is scaled down, the rest moved pro rata.
+
+    >>> feasible(torch.tensor([[[0.4, 0.2], [0.2, 0.2]]]), torch.tensor([[0.5, 0.5]])).sum(1)
+    tensor([[0.5000, 0.5000]])
+    """
+    plan = plan * (marginals / plan.sum(2).clamp_min(TINY)).clamp_max(1.0)[:, :, None]
+    plan = plan * (marginals / plan.sum(1).clamp_min(TINY)).clamp_max(1.0)[:, None, :]
+    left, lacking = ((marginals - plan.sum(side)).clamp_min(0.0) for side in (2, 1))
+    share = lacking / lacking.sum(1, keepdim=True).clamp_min(TINY)
+    return plan + left[:, :, None] * share[:, None, :]
 
 
 SOLVERS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {'exact': exact, 'sinkhorn': sinkhorn}

@@ -42,7 +42,7 @@ class SFR(Method):
 
     Args:
         feature: weight of the feature term: a number, which is warmed up, or a schedule. By default
-            0.5 over the first tenth of training; detectors 0.25, from a sixth of training to its end.
+            0.05 over the first tenth of training; detectors 0.25, from a sixth of training to its end.
         smoothing: the largest label smoothing; by default 0.2 for softmax classifiers, 0.1 for the
             foreground of softmax RoI heads, else none. ``None`` or 0 turns it off.
         pairing: which stages learn from which: all from the ``last``, or each from the next
@@ -50,7 +50,7 @@ class SFR(Method):
         window: the largest height and width of a window; maps are cut into the fewest windows that
             cover them, all of one size if possible.
         solver: ``exact`` or ``sinkhorn``; by default exact unless ``boxes``, which it does not take.
-        boxes: whether positions in boxes count more; by default for detectors.
+        boxes: of detectors: whether positions in boxes count more.
         tap: the stages, shallow to deep, if not the usual ones.
         **options: see :class:`Method`; ``weight`` scales both terms.
 
@@ -67,7 +67,7 @@ class SFR(Method):
         pairing: Literal['last', 'adjacent'] = 'last',
         window: Count = 7,
         solver: Literal['exact', 'sinkhorn'] | None = None,
-        boxes: bool | None = None,
+        boxes: bool = False,
         tap: Taps | None = None,
         **options: Any,
     ) -> None:
@@ -104,17 +104,15 @@ class SFR(Method):
             )
 
     def _choose_solver(self, student: Side) -> None:
-        detection = student.task == 'detection'
-        if self.boxes and not detection:
+        if self.boxes and student.task != 'detection':
             raise InputError(
                 f'SFR: boxes=True; the samples of {type(student.model).__name__} ({student.task}) '
                 'have no boxes; leave boxes out'
             )
-        self.boxes = detection if self.boxes is None else self.boxes
         if self.boxes and self.solver == 'exact':
             raise InputError(
-                "SFR: solver='exact' takes positions that count alike, and boxes=True (the default of "
-                'detectors) weighs them; take boxes=False, or leave solver out'
+                "SFR: solver='exact' takes positions that count alike, and boxes=True weighs them; leave "
+                'one of them out'
             )
         self.solver = self.solver or ('sinkhorn' if self.boxes else 'exact')
 
@@ -124,7 +122,7 @@ class SFR(Method):
         if isinstance(value, Mapping) or callable(value):
             return build_schedule(value)
         if value is None:
-            value = 0.25 if detection else 0.5
+            value = 0.25 if detection else 0.05
         if value == 0:
             return None
         return Ramp(value, begin=1 / 6, until=1.0) if detection else Ramp(value, until=0.1)

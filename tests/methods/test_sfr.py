@@ -133,7 +133,7 @@ def test_classification_is_the_mean_over_the_pairs_of_stages(pairing, pairs, at)
     for shallow, deep in pairs:
         window = windows(maps[deep].shape[-2:])
         total += transport_loss(maps[shallow], maps[deep], window).item()
-    expected = 0.5 * 0.5 * total / len(pairs)
+    expected = 0.5 * 0.05 * total / len(pairs)
     assert losses['sfr/loss_features'].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -170,7 +170,7 @@ def test_the_deepest_stage_gets_no_gradient_and_all_others_do(at):
 
 
 def test_detectors_learn_from_c5_where_boxes_are(at):
-    model = build('retinanet', student=h.retinanet(frozen_stages=2))
+    model = build('retinanet', student=h.retinanet(frozen_stages=2), boxes=True)
     data = model.data_preprocessor(h.raw_batch('retinanet'), True)
     at(1.0)
     model.train()
@@ -186,8 +186,8 @@ def test_detectors_learn_from_c5_where_boxes_are(at):
     assert losses['sfr/loss_features'].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_positions_of_detectors_may_count_alike(at):
-    model = build('retinanet', boxes=False)
+def test_positions_of_detectors_count_alike_by_default(at):
+    model = build('retinanet')
     data = model.data_preprocessor(h.raw_batch('retinanet'), True)
     at(1.0)
     losses = model(**data, mode='loss')
@@ -325,13 +325,13 @@ def single_stage():
         ('classifier', dict(smoothing='on'), "smoothing='on'; needed: a finite number in [0, 1), 'auto'"),
         ('classifier', dict(feature=-1), 'feature=-1: -1 is no weight; needed: a finite number >= 0'),
         ('classifier', dict(window=0), 'window=0; needed: a whole number >= 1'),
-        ('classifier', dict(boxes='yes'), "boxes='yes'; needed: True or False or None"),
+        ('classifier', dict(boxes='yes'), "boxes='yes'; needed: True or False"),
         ('classifier', dict(feature=0, smoothing=0), 'nothing is left to train'),
         ('classifier', dict(boxes=True), 'have no boxes; leave boxes out'),
         ('classifier', dict(tap=['backbone.layer4', 'backbone.layer2']), 'grow: [(4, 4), (16, 16)]'),
         ('classifier', dict(tap='backbone.layer4'), "a single level [(4, 4)] of the student at 'backbone.l"),
         ('classifier', dict(windw=7), "unknown option 'windw'; nearest: 'window'"),
-        ('retinanet', dict(solver='exact'), "solver='exact' takes positions that count alike"),
+        ('retinanet', dict(solver='exact', boxes=True), "solver='exact' takes positions that count alike"),
         ('retinanet', dict(smoothing=0.1), 'the dense head of RetinaNet has no loss of labels; needed'),
         ('segmentor', dict(smoothing=0.1), 'the pixel head of EncoderDecoder has no loss of labels'),
         (no_head, dict(smoothing=0.1), 'the vector head of ImageClassifier has no loss of labels'),
@@ -360,7 +360,7 @@ def test_windows_are_even_by_default(size, window, at):
     *shallow, deepest = stages(model, data['inputs'])
     total = sum(transport_loss(map_, deepest, window).item() for map_ in shallow)
     losses = model(**data, mode='loss')
-    assert losses['sfr/loss_features'].item() == pytest.approx(0.5 * total / 3, rel=1e-4)
+    assert losses['sfr/loss_features'].item() == pytest.approx(0.05 * total / 3, rel=1e-4)
 
 
 def test_a_model_without_a_backbone_is_answered():
