@@ -100,8 +100,9 @@ class Distillation(nn.Module):
             scale_losses(losses, math.prod(method.task_weight for method in active.values()))
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
-                step = Step(inputs, samples, now, features, teacher, own, rerun)
-                terms.update(self._terms(name, method(step), weights[name]))
+                values = method(Step(inputs, samples, now, features, teacher, own, rerun))
+                factors = method.loss_weights(values, weights[name], losses, features)
+                terms.update(_weighted(name, values, factors))
         if terms and not self._finite(terms):
             return self._left_out(inputs, buffers)
         self._check_reaching(terms, features)
@@ -198,12 +199,6 @@ class Distillation(nn.Module):
                 return observe(student, asked, inputs, until=until, copied=copied, owner=STUDENT)
 
         return rerun
-
-    def _terms(self, name: str, terms: Mapping[str, Tensor], weight: float) -> Losses:
-        return {
-            f'{name}/{term}': value * weight if 'loss' in term else value.detach()
-            for term, value in terms.items()
-        }
 
     def _check_reaching(self, terms: Losses, features: Features) -> None:
         """Once for each term, as soon as it has weight; all ranks at once, whose SyncBN may need that."""
@@ -370,6 +365,14 @@ def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:
         'taps lie in a frozen or detached part of the student, or teacher and student agree '
         'already. To train nevertheless: check_gradients=False in the Distiller'
     )
+
+
+def _weighted(name: str, values: Mapping[str, Tensor], factors: Mapping[str, float]) -> Losses:
+    """A method's losses times their weights, and its statistics, under the method's name."""
+    return {
+        f'{name}/{term}': value * factors[term] if term in factors else value.detach()
+        for term, value in values.items()
+    }
 
 
 def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:

@@ -11,11 +11,12 @@ from torch import Size, Tensor, nn
 
 from ..errors import InputError, nearest, refuse_unknown
 from ..family.stages import task_of
-from ..family.taps import Tap, parse_taps
+from ..family.taps import Features, Tap, flatten, parse_taps
 from ..necks.adapters import Adapter, as_map
 from ..registry import MODELS
 from .options import Checked, Has, ReadBy, annotations_of
 from .schedules import Schedule, Weight, build_schedule
+from .shares import GradientShare, gradient_norms
 from .step import Side, Step
 
 Taps = Annotated[Any, ReadBy(parse_taps, 'a tap or a list of taps')]
@@ -39,6 +40,8 @@ class Method(Checked, nn.Module):
     needs_teacher: ClassVar[bool] = True
     task_weight: float = 1.0
     """What the student's own losses are multiplied by while the method has weight."""
+    ramped: ClassVar[bool] = False
+    """Whether its terms have schedules beside the method's weight."""
     weights: ClassVar[dict[str, float]] = {}
     """The published weight for each task."""
 
@@ -89,11 +92,48 @@ class Method(Checked, nn.Module):
         """Fix the weight: the config's, else the published one for the task, else 1."""
         if self._weight is None:
             self._weight = build_schedule(self.weights.get(task, 1.0))
+        if self.share is not None and self.ramped:
+            raise InputError(
+                f"{type(self).__name__}: weight='auto': its terms have ramps of their own, which a share of "
+                'the gradient would undo; leave weight out and change the weights of the terms'
+            )
+
+    @property
+    def share(self) -> GradientShare | None:
+        """The gradient share that sets the weight, if one does."""
+        return self._weight if isinstance(self._weight, GradientShare) else None
 
     def weight(self, progress: float) -> float:
-        """The weight at a point of training."""
+        """The weight at a point of training; of a gradient share the share that is aimed at."""
         assert self._weight is not None
         return self._weight(progress)
+
+    def loss_weights(
+        self,
+        values: dict[str, Tensor],
+        weight: float,
+        task: Mapping[str, Any],
+        features: Features,
+    ) -> dict[str, float]:
+        """What each loss is multiplied by; a gradient share measures first, and adds its weights to the values.
+
+        Args:
+            values: what :meth:`forward` gave.
+            weight: the method's weight in this iteration.
+            task: the student's own losses.
+            features: what passed at the student's taps.
+        """
+        losses = {term: value for term, value in values.items() if 'loss' in term}
+        if self.share is None:
+            return dict.fromkeys(losses, weight)
+        if self.share.due and torch.is_grad_enabled():
+            tapped = [t for tap in self.student_taps for t in features[tap] if t.requires_grad]
+            parts = [t.sum() for name in task if 'loss' in name for t in flatten(task[name])]
+            self.share.learn(gradient_norms(torch.stack(parts).sum(), losses, tapped), weight)
+        factors = self.share.factors(losses)
+        for term, factor in factors.items():
+            values[term.replace('loss', 'weight')] = losses[term].new_tensor(factor)
+        return factors
 
 
 class FeatureMethod(Method):

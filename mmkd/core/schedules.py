@@ -126,6 +126,8 @@ def build_schedule(weight: Any) -> Schedule:
     >>> build_schedule(dict(type='CutOff', value=1.0, at=0.5))(0.7)
     0.0
     """
+    if weight == 'auto':
+        weight = dict(type='GradientShare')
     if isinstance(weight, Mapping):
         return _build_from_config(dict(weight))
     if callable(weight):
@@ -133,7 +135,7 @@ def build_schedule(weight: Any) -> Schedule:
     return Constant(weight)
 
 
-Weight = Annotated[Any, ReadBy(build_schedule, 'a finite number >= 0, or a schedule')]
+Weight = Annotated[Any, ReadBy(build_schedule, "a finite number >= 0, 'auto', or a schedule")]
 """What an option may be that :func:`build_schedule` reads."""
 
 
@@ -161,5 +163,7 @@ def _build_from_config(config: dict[str, Any]) -> Schedule:
 
 def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise InputError(f'{value!r} is no weight; needed: a finite number >= 0, or a schedule')
+        raise InputError(
+            f"{value!r} is no weight; needed: a finite number >= 0, 'auto', or a schedule"
+        )
     return float(value)

@@ -75,6 +75,7 @@ class FRSKD(Method):
     """
 
     needs_teacher = False
+    ramped = True
 
     def __init__(
         self,

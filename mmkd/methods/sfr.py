@@ -59,6 +59,7 @@ class SFR(Method):
     """
 
     needs_teacher: ClassVar[bool] = False
+    ramped: ClassVar[bool] = True
 
     def __init__(
         self,
