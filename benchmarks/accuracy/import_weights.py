@@ -1,6 +1,6 @@
 """Weights of others in our models, for the studies: the CIFAR-10 ResNets of 20 to 56 layers.
 
-    python benchmarks/accuracy/import_weights.py cifar DIR/pretrained/cifar10_resnet20.th work_dirs/accuracy/resnet20.pth
+    python benchmarks/accuracy/import_weights.py cifar cifar10_resnet20.th work_dirs/accuracy/resnet20.pth
 
 Their shortcuts are zero-padded copies of every second position; ours are 1x1 convolutions with a norm,
 which here copy: the same function. Their images are normalised with ImageNet's mean and deviation, see
