@@ -110,6 +110,7 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
             node.teacher.config = student
     with DefaultScope.overwrite_default_scope(toolbox):
         model = build_model(node)
+        model.init_weights()
         if method is not None:
             model.distillation.check_gradients = method == 'pkd'
             model.distillation.optimizers_installed = True
@@ -117,6 +118,8 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
         data = model.data_preprocessor(batch(toolbox, model), True)
         losses = model(**data, mode='loss')
         total = model.parse_losses(losses)[0]
+        if not total.isfinite():
+            return 'losses are not finite'
         total.backward()
         if method is not None and not any(name.startswith(f'{method}/') for name in losses):
             return 'no term of the method'
