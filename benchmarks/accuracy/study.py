@@ -45,6 +45,14 @@ CIFAR_DPK = [
     'dpk.size=light', 'dpk.logits=1.0', 'dpk.task_weight=1.0', 'dpk.feature=0.3',
     'dpk.level_weights=[0.6,1.0]', 'dpk.optimizer.lr=1e-3',
 ]  # fmt: skip
+CIFAR_SHARED_DPK = (
+    'dpk.size=light',
+    'dpk.task_weight=1.0',
+    'dpk.temperature=4.0',
+    'dpk.optimizer.lr=1e-3',
+)
+CIFAR_HELD_OUT = tuple(f'{part}_dataloader.dataset.data_prefix=val' for part in ('val', 'test'))
+SHARES = (0.1, 0.3, 1.0, 3.0)
 BCCD_DPK = ['dpk.optimizer.lr=1e-3']
 LAMBDAS = (0.05, 0.2, 0.5, 2.0)
 RATES = (0.05, 0.1, 0.2, 0.4)
@@ -89,6 +97,8 @@ class Study:
         metric: the score that counts.
         arms: by name.
         options: config options that every run gets.
+        teacher: the config of a teacher, which is trained first, unless
+        weights: are those of a teacher that is trained already.
     """
 
     data: str
@@ -97,6 +107,7 @@ class Study:
     arms: dict[str, Arm]
     options: tuple[str, ...] = ()
     teacher: str | None = None
+    weights: str | None = None
 
 
 def studies(data: Path) -> dict[str, Study]:
@@ -118,6 +129,24 @@ def studies(data: Path) -> dict[str, Study]:
             },
         ),
         'cifar10_self': Study(**cifar, arms=SELF_ARMS['cifar10']),
+        'cifar10_shares': Study(
+            **cifar,
+            teacher='cifar10_resnet20_pretrained.py',
+            weights=str(OUT / 'resnet20.pth'),
+            arms={
+                'alone': Arm(),
+                'kd': Arm('kd'),
+                'dpk, published': Arm('dpk', tuple(CIFAR_DPK)),
+                'pkd': Arm('pkd'),
+            }
+            | {f'kd, share {v}': Arm('kd', shared('kd', v)) for v in SHARES}
+            | {f'pkd, share {v}': Arm('pkd', shared('pkd', v)) for v in SHARES}
+            | {
+                f'dpk, share {v}': Arm('dpk', (*CIFAR_SHARED_DPK, *shared('dpk', v)))
+                for v in SHARES
+            },
+            options=CIFAR_HELD_OUT,
+        ),
         'cifar10_tuning': Study(
             **cifar,
             arms={'alone': Arm()}
@@ -130,7 +159,7 @@ def studies(data: Path) -> dict[str, Study]:
                 f'frskd, alpha {a}, beta {b}': Arm('frskd', (f'frskd.alpha={a}', f'frskd.beta={b}'))
                 for a, b in FRSKD_WEIGHTS
             },
-            options=tuple(f'{part}_dataloader.dataset.data_prefix=val' for part in ('val', 'test')),
+            options=CIFAR_HELD_OUT,
         ),
         'bccd': Study(
             **bccd,
@@ -163,6 +192,11 @@ def studies(data: Path) -> dict[str, Study]:
             },
         ),
     }
+
+
+def shared(method: str, share: float) -> tuple[str, ...]:
+    """The weight of a method by gradient share."""
+    return f'{method}.weight.type=GradientShare', f'{method}.weight.target={share}'
 
 
 def bccd_options(data: Path, split: str) -> tuple[str, ...]:
@@ -207,7 +241,7 @@ def main() -> None:
         make_shapes(ROOT / 'data/shapes')
     results = HERE / 'results' / f'{args.study}.json'
     runs = [Run(**run) for run in json.loads(results.read_text())] if results.exists() else []
-    wanted = [] if study.teacher is None else [('teacher', 0)]
+    wanted = [] if study.teacher is None or study.weights else [('teacher', 0)]
     wanted += [(arm, seed) for seed in args.seeds for arm in args.arms or study.arms]
     for arm, seed in wanted:
         if not any((run.arm, run.seed) == (arm, seed) for run in runs):
@@ -265,9 +299,9 @@ def arguments(name: str, study: Study, arm: str) -> list[str]:
         return flags
     flags += ['--distill', chosen.method]
     if study.teacher is not None:
-        checkpoint = (OUT / name / 'teacher_0/last_checkpoint').read_text().strip()
-        flags += ['--teacher', f'{folder}/{study.teacher}']
-        flags += ['--teacher-checkpoint', os.path.relpath(checkpoint)]
+        trained = OUT / name / 'teacher_0/last_checkpoint'
+        checkpoint = study.weights or os.path.relpath(trained.read_text().strip())
+        flags += ['--teacher', f'{folder}/{study.teacher}', '--teacher-checkpoint', checkpoint]
     return [*flags, *(['--distill-options', *chosen.options] if chosen.options else [])]
 
 
