@@ -2,7 +2,9 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help setup demo test test-all test-slurm lint
+.PHONY: help setup demo test test-all test-slurm torture lint
+SEED ?= 0
+MINUTES ?= 10
 
 help:
 	@echo 'make setup     virtual environment in $(VENV) (5 to 15 minutes the first time)'
@@ -10,6 +12,7 @@ help:
 	@echo 'make test      the tests'
 	@echo 'make test-all  the tests, the slow ones too'
 	@echo 'make test-slurm  training under Slurm: a cluster of this machine, as root'
+	@echo 'make torture   random kills, damaged and hostile files, wrong options (SEED=0 MINUTES=10)'
 	@echo 'make lint      ruff and mypy'
 
 setup:
@@ -26,6 +29,9 @@ test-all: setup
 
 test-slurm: setup
 	$(PY) -m pytest -q -m slurm tests/training/test_slurm.py
+
+torture: setup
+	$(PY) tests/torture.py --seed $(SEED) --minutes $(MINUTES)
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -72,7 +72,11 @@ RANKS = ('ranks', 'accumulated', 'shards')
 def training(case, shapes, folder, vis_backends=()):
     """A case's config as a file."""
     family, methods, changes = CASES[case]
-    cfg = config(shapes, family, methods, **changes)
+    return written(config(shapes, family, methods, **changes), folder, vis_backends)
+
+
+def written(cfg, folder, vis_backends=()):
+    """A config that logs every iteration, as a file."""
     cfg.visualizer.vis_backends = list(vis_backends)
     cfg.log_level, cfg.default_hooks.logger.interval = 'INFO', 1
     cfg.dump(folder / 'training.py')

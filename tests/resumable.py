@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Sampler
 
 from mmkd.commands.train import train, training_config
+from mmkd.core.method import find_method
 
 BY_ITERATION = {
     'train_cfg': dict(type='IterBasedTrainLoop', max_iters=12, val_interval=4),
@@ -89,7 +90,7 @@ def config(shapes, family='classifier', methods=None, **changes):
         part[last] = value
     if methods is not None:
         teacher = {}
-        if any(m['type'] in ('mmkd.DPK', 'mmkd.KD') for m in methods.values()):
+        if any(find_method(m['type']).needs_teacher for m in methods.values()):
             teacher = dict(teacher=dict(config=copy.deepcopy(cfg.model), checkpoint='untrained'))
         cfg.model = dict(type='mmkd.Distiller', student=cfg.model, methods=methods, **teacher)
         cfg.custom_hooks.append(dict(type='mmkd.DistillationHook'))
