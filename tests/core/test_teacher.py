@@ -146,16 +146,6 @@ def test_a_missing_config_is_named():
         Teacher('nowhere.py', 'untrained')
 
 
-def test_the_model_zoo_has_the_weights_of_its_configs():
-    from mmkd.family.building import zoo_checkpoint
-
-    source = zoo_checkpoint('mmdet::retinanet/retinanet_r101_fpn_2x_coco.py')
-    assert source.startswith('https://')
-    assert source.endswith('retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth')
-    assert zoo_checkpoint('mmdet::retinanet/retinanet_r101_fpn_crop640-50e_coco.py') is None
-    assert zoo_checkpoint('teacher.py') is None
-
-
 def test_the_summary_counts_parameters():
     guide = teacher()
     count = sum(p.numel() for p in guide.model.parameters())

@@ -4,16 +4,6 @@ import torch
 
 from mmkd import InputError, Tap
 from mmkd.family.running import all_taps, observe, probe
-from mmkd.family.stages import stage_taps, task_of
-
-
-@pytest.mark.parametrize(
-    ('family', 'task'),
-    [('classifier', 'classification'), ('faster_rcnn', 'detection'), ('segmentor', 'segmentation')],
-)
-def test_the_task_is_known(family, task):
-    assert task_of(h.build(h.FAMILIES[family]())) == task
-    assert task_of(torch.nn.ReLU()) == 'other'
 
 
 @pytest.mark.parametrize('family', h.FAMILIES)
@@ -50,12 +40,6 @@ def test_all_taps_of_a_model_with_their_shapes():
     names = dict(all_taps(h.build(h.faster_rcnn())))
     assert {'backbone.layer1', 'neck', 'rpn_head', 'roi_head.bbox_head'} <= set(names)
     assert [tuple(s) for s in names['neck']] == [(1, 16, n, n) for n in (32, 16, 8, 4, 2)]
-
-
-def test_stages_from_shallow_to_deep():
-    assert [t.at for t in stage_taps(h.build(h.classifier()))] == [
-        f'backbone.layer{i}' for i in (1, 2, 3, 4)
-    ]
 
 
 def test_a_model_that_cannot_be_run_says_why():

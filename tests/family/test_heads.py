@@ -1,0 +1,73 @@
+"""Where class logits are made, and of what kind they are."""
+
+import helpers as h
+import pytest
+import torch
+from torch import nn
+
+from mmkd.errors import InputError
+from mmkd.family.heads import head_kind, is_sigmoid, logit_head, logit_taps
+from mmkd.family.taps import capture
+
+HEADS = {
+    'classifier': ('vector', False),
+    'segmentor': ('pixel', False),
+    'softmax': ('dense', False),
+    'faster_rcnn': ('roi', False),
+    'cascade_rcnn': ('roi', False),
+    'mask_rcnn': ('roi', False),
+    'dino': ('query', True),
+    'deformable_detr': ('query', True),
+}
+"""Of the families that are not dense and sigmoid."""
+
+
+def classes_of(logits, kind, head):
+    """How many class scores lie side by side."""
+    if kind in ('pixel', 'dense'):
+        return logits.shape[1] // (head.num_base_priors if kind == 'dense' else 1)
+    return logits.shape[-1]
+
+
+@pytest.mark.parametrize('family', h.FAMILIES)
+def test_class_logits_pass_where_they_are_said_to(family):
+    model = h.build(h.FAMILIES[family]()).eval()
+    kind, sigmoid = HEADS.get(family, ('dense', True))
+    head = logit_head(model)
+    assert (head_kind(model), is_sigmoid(head)) == (kind, sigmoid)
+    taps = logit_taps(model)
+    assert len(taps) == (3 if family == 'cascade_rcnn' else 1)
+    batch = model.data_preprocessor(h.raw_batch(family))
+    with torch.no_grad(), capture(model, [tap.place for tap in taps]) as features:
+        model(**batch, mode='tensor')
+    background = kind in ('roi', 'dense') and not sigmoid
+    for tap in taps:
+        logits = features[tap][0]
+        assert classes_of(logits, kind, head) == h.CLASSES + background
+
+
+def multi_label():
+    cfg = h.classifier()
+    cfg.head = dict(type='MultiLabelLinearClsHead', num_classes=h.CLASSES, in_channels=64)
+    return cfg
+
+
+def multi_head():
+    """A segmentor whose decode heads are several."""
+    model = nn.Module()
+    model.decode_head = nn.ModuleList([nn.Conv2d(1, 1, 1), nn.Conv2d(1, 2, 1)])
+    return model
+
+
+def test_labels_that_do_not_exclude_each_other_are_sigmoid():
+    assert is_sigmoid(logit_head(h.build(multi_label())))
+
+
+def test_of_several_decode_heads_the_last_answers():
+    model = multi_head()
+    assert logit_head(model) is model.decode_head[1]
+
+
+def test_a_model_without_such_a_head_is_named():
+    with pytest.raises(InputError, match=r'Sequential has no head with class logits.*pkd'):
+        logit_head(nn.Sequential(nn.ReLU()))

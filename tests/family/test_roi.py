@@ -1,0 +1,38 @@
+"""Places in RoI heads, and the boxes that belong to them."""
+
+import helpers as h
+import pytest
+import torch
+
+from mmkd import Tap
+from mmkd.family.roi import box_tap, in_roi_head, roi_stage
+from mmkd.family.taps import capture
+
+
+@pytest.mark.parametrize(
+    ('at', 'inside', 'stage'),
+    [
+        ('neck', False, None),
+        ('roi_head', False, None),
+        ('roi_head.bbox_head', True, None),
+        ('roi_head.bbox_head.fc_cls', True, None),
+        ('roi_head.bbox_head.0', True, 0),
+        ('roi_head.bbox_head.2.fc_cls', True, 2),
+        ('rpn_head.rpn_cls', False, None),
+    ],
+)
+def test_a_tap_says_whether_it_is_inside_and_in_which_stage(at, inside, stage):
+    assert (in_roi_head(Tap(at)), roi_stage(Tap(at))) == (inside, stage)
+
+
+@pytest.mark.parametrize(('family', 'stage'), [('faster_rcnn', ''), ('cascade_rcnn', '.1')])
+def test_boxes_pass_where_they_are_said_to(family, stage):
+    model = h.build(h.FAMILIES[family]()).eval()
+    batch = model.data_preprocessor(h.raw_batch(family))
+    logits = Tap(f'roi_head.bbox_head{stage}', item=0)
+    boxes = box_tap(logits)
+    with torch.no_grad(), capture(model, [logits.place, boxes.place]) as features:
+        model(**batch, mode='tensor')
+    maps, rois = features.calls(boxes)[0]
+    assert [tuple(level.shape[-2:]) for level in maps] == [(n, n) for n in (16, 8, 4, 2)]
+    assert rois.shape == (len(features[logits][0]), 5)
