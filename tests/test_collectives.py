@@ -1,17 +1,10 @@
 """Training on several ranks is training in one process with the global batch."""
 
 import functools
-import os
 
 import helpers as h
 import pytest
-import torch
-import torch.distributed as dist
-from mmengine.config import Config
 from rank_work import first_losses, on_ranks, run, several, trained
-
-from mmkd import InputError
-from mmkd.training.processes import prepare_ranks
 
 LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
 """Zero at first: what it belongs to has no gradient then."""
@@ -143,12 +136,6 @@ def test_sync_bn_is_plain_bn_without_ranks_and_answered_on_cpu_ranks(on_two):
     assert alone['SyncBN'] == alone['BN'] > 0
 
 
-def test_sync_bn_of_the_runner_is_answered_before_ranks_meet():
-    cfg = Config(dict(launcher='pytorch', sync_bn='torch'))
-    with pytest.raises(InputError, match="sync_bn='torch': on CPU ranks nothing synchronises"):
-        prepare_ranks(cfg)
-
-
 def with_norms():
     models = {}
     for kind in ('BN', 'SyncBN', 'MMSyncBN'):
@@ -159,18 +146,3 @@ def with_norms():
             teacher=dict(config=h.classifier(16), checkpoint='untrained'),
         )  # fmt: skip
     return models
-
-
-def test_ranks_on_gpus_have_the_address_and_port_of_their_job(monkeypatch):
-    for name, value in dict(
-        PROCID=1, NTASKS=2, LOCALID=1, JOB_ID=40123, STEP_NODELIST='n[3-5]'
-    ).items():
-        monkeypatch.setenv(f'SLURM_{name}', str(value))
-    for name in ('MASTER_ADDR', 'MASTER_PORT'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    cfg = Config(dict(launcher='slurm'))
-    prepare_ranks(cfg)
-    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('n3', '20123')
-    assert not dist.is_initialized()  # that is the Runner's, with nccl
-    assert cfg.to_dict() == dict(launcher='slurm')

@@ -13,14 +13,10 @@ from hostile import Hostile
 from mmengine.utils import get_installed_path
 
 from mmkd import InputError
-from mmkd.commands.runner import check_files
-from mmkd.commands.test import evaluation_config
-from mmkd.commands.tool import nested
 from mmkd.commands.train import training_config
 from mmkd.config.conversion import plain_config
 from mmkd.family.building import build_model
 from mmkd.files.checkpoints import read_checkpoint
-from mmkd.training.processes import rank_variables
 
 ROOT = Path(__file__).parents[2]
 STUDENT = str(ROOT / 'configs/shapes/rtmdet_pico_shapes.py')
@@ -254,20 +250,6 @@ def test_overrides_come_before_distillation_and_its_options_after(config):
     assert cfg.model.teacher.trust_checkpoint
 
 
-def test_testing_a_distillation_needs_no_teacher(config):
-    import mmkd
-
-    cfg = mmkd.distill(config, 'pkd', teacher='gone.py', checkpoint='gone.pth')
-    torch.save({}, '/dev/null')
-    plain = plain_config(cfg)
-    assert plain.model.type == 'RetinaNet'
-    assert 'custom_hooks' not in plain
-
-
-def test_nested_options():
-    assert nested({'a.b.c': 1, 'a.d': 2, 'e': 3}) == {'a': {'b': {'c': 1}, 'd': 2}, 'e': 3}
-
-
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
@@ -281,12 +263,6 @@ def test_wrong_arguments_are_named(config, options, words):
     with pytest.raises(InputError) as error:
         training_config(config, **options)
     assert all(word in str(error.value) for word in words)
-
-
-def test_test_time_augmentation_that_is_not_configured_is_named(config, tmp_path):
-    torch.save({}, tmp_path / 'c.pth')
-    with pytest.raises(InputError, match='tta_model'):
-        evaluation_config(config, str(tmp_path / 'c.pth'), tta=True)
 
 
 def test_a_missing_config_is_named():
@@ -312,11 +288,6 @@ def test_a_missing_annotation_file_of_a_wrapped_data_set_is_named(config):
         training_config(config)
 
 
-def test_data_elsewhere_is_not_looked_for(config):
-    config.train_dataloader.dataset.update(data_root='s3://bucket/', backend_args=dict(backend='x'))
-    check_files(config, ('train',))
-
-
 def test_a_hostile_checkpoint_to_resume_from_does_not_run(config, tmp_path):
     file = tmp_path / 'hostile.pth'
     torch.save(dict(state_dict={}, extra=Hostile(tmp_path / 'ran')), file)
@@ -326,45 +297,3 @@ def test_a_hostile_checkpoint_to_resume_from_does_not_run(config, tmp_path):
     with pytest.raises(InputError, match='can execute code'):
         training_config(config)
     assert not (tmp_path / 'ran').exists()
-
-
-def test_after_the_runner_is_built_no_load_executes_code(config, tmp_path, monkeypatch):
-    from mmkd.commands.runner import FORCE_SAFE, build_runner
-
-    monkeypatch.setenv(FORCE_SAFE, '0')
-    config.work_dir = str(tmp_path)
-    build_runner(config)
-    torch.save(dict(extra=Hostile(tmp_path / 'ran')), tmp_path / 'h.pth')
-    from mmengine.runner import load_checkpoint
-
-    with pytest.raises(Exception, match=r'weights_only|Unsupported'):
-        load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / 'h.pth'))
-    assert not (tmp_path / 'ran').exists()
-
-
-# -- ranks -----------------------------------------------------------------------------------------
-
-SLURM = dict(SLURM_PROCID='3', SLURM_NTASKS='4', SLURM_LOCALID='1', SLURM_JOB_ID='123')
-
-
-@pytest.mark.parametrize(
-    ('nodes', 'first'),
-    [('n1', 'n1'), ('n[3-5,7],m1', 'n3'), ('gpu-a[001-004]', 'gpu-a001'), ('a,b', 'a')],
-)
-def test_slurm_variables_become_torchs(nodes, first):
-    found = rank_variables('slurm', dict(**SLURM, SLURM_NODELIST=nodes))
-    assert found == dict(
-        RANK='3', WORLD_SIZE='4', LOCAL_RANK='1', MASTER_ADDR=first, MASTER_PORT='20123'
-    )
-
-
-def test_given_addresses_are_kept():
-    found = rank_variables('slurm', dict(**SLURM, MASTER_ADDR='x', MASTER_PORT='1'))
-    assert (found['MASTER_ADDR'], found['MASTER_PORT']) == ('x', '1')
-
-
-def test_missing_launcher_variables_are_named():
-    with pytest.raises(InputError, match=r'slurm: SLURM_PROCID is not set; start with srun'):
-        rank_variables('slurm', {})
-    with pytest.raises(InputError, match=r'mpi: OMPI_COMM_WORLD_RANK is not set.*mpirun'):
-        rank_variables('mpi', {})

@@ -1,0 +1,59 @@
+"""What the command lines share."""
+
+import argparse
+import sys
+
+import pytest
+
+import mmkd.commands.tool
+from mmkd.commands.tool import add_common_arguments, nested, run_tool
+from mmkd.errors import InputError
+
+
+def test_nested_options():
+    assert nested({'a.b.c': 1, 'a.d': 2, 'e': 3}) == {'a': {'b': {'c': 1}, 'd': 2}, 'e': 3}
+
+
+def test_overrides_are_read_as_python_values():
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    given = parser.parse_args(['--cfg-options', 'a.b=[1,2]', 'c=True', 'd=text'])
+    assert given.cfg_options == {'a.b': [1, 2], 'c': True, 'd': 'text'}
+    assert (given.launcher, given.trust_checkpoint) == ('none', False)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--launcher', 'ssh'])
+
+
+def ended(main, monkeypatch):
+    """The exit status that a tool ends with, None for none, once it has left its ranks."""
+    left = []
+    monkeypatch.setattr(mmkd.commands.tool, 'leave_ranks', lambda: left.append(1))
+    try:
+        run_tool(main)
+    except SystemExit as stop:
+        status = stop.code
+    else:
+        status = None
+    assert left == [1]
+    return status
+
+
+def test_wrong_input_is_one_line_and_status_two(monkeypatch, capsys):
+    def main():
+        raise InputError('tap: unknown')
+
+    assert ended(main, monkeypatch) == 2
+    assert capsys.readouterr() == ('', 'error: tap: unknown\n')
+
+
+def test_a_status_of_its_own_is_kept_and_none_means_success(monkeypatch):
+    assert ended(lambda: sys.exit(143), monkeypatch) == 143
+    assert ended(lambda: 'what it gives', monkeypatch) is None
+
+
+def test_other_errors_keep_their_traceback(monkeypatch):
+    def main():
+        raise KeyError('a bug')
+
+    with pytest.raises(KeyError, match='a bug'):
+        run_tool(main)
