@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,9 +31,15 @@ DDP = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids
 """As ``tools/train.py`` sets it for CPU ranks."""
 
 
+HEAVY = ['mmkd', 'mmdet.models', 'mmpretrain.models', 'mmseg.models']
+"""What ranks need and is imported once, by the process that all ranks are forked from."""
+
+
 def on_ranks(work: Callable[..., Any], folder: Path, *arguments: Any, ranks: int = 2) -> list[Any]:
     """What ``work(rank, *arguments)`` gives on each rank of a gloo group."""
-    mp.spawn(_one, (work, str(folder), ranks, arguments), nprocs=ranks)
+    multiprocessing.set_forkserver_preload(HEAVY)
+    given = (work, str(folder), ranks, arguments)
+    mp.start_processes(_one, given, nprocs=ranks, start_method='forkserver')
     return [torch.load(folder / f'{rank}.pt') for rank in range(ranks)]
 
 

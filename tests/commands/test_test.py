@@ -65,7 +65,9 @@ def test_wrong_input_is_named(config, checkpoint):
     assert 'gone.pth: no such file' in h.message_of(evaluation_config, config, 'gone.pth')
     config.test_dataloader.dataset.data_root = 'gone/shapes/'
     text = h.message_of(evaluation_config, config, checkpoint)
-    assert text.startswith('data set missing: test_dataloader.dataset.data_root: gone/shapes does not exist')
+    assert text.startswith(
+        'data set missing: test_dataloader.dataset.data_root: gone/shapes does not exist'
+    )
 
 
 def test_the_metrics_are_those_of_the_plain_runner(config, tmp_path):

@@ -1,11 +1,24 @@
-"""pkd, cwd, at and fitnet on real model families."""
+"""What a method is: options, weights and taps; and feature methods on real model families."""
 
 import helpers as h
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Size
 
 from mmkd import InputError, Tap
+from mmkd.core.method import (
+    FeatureMethod,
+    Method,
+    build_method,
+    channels_of,
+    find_method,
+    levels_of,
+    method_names,
+    refuse_other_task,
+    refuse_unordered,
+)
+from mmkd.core.step import Side
 from mmkd.family.taps import capture
 from mmkd.losses import attention_distance, channel_kl, pearson_distance
 
@@ -89,36 +102,98 @@ def test_adapters_are_trained_saved_and_have_the_right_channels():
     assert model.distillation.fitnet.adapters[0].project.weight.grad.abs().sum() > 0
 
 
-def test_attention_needs_no_adapter():
-    model = h.distiller(h.classifier(8), h.classifier(16), at=dict(type='mmkd.AT'))
-    assert not [n for n in model.state_dict() if n.startswith('distillation.')]
-    taps = [tap.at for tap in model.distillation.at.student_taps]
-    assert taps == ['backbone.layer2', 'backbone.layer3', 'backbone.layer4']
+@pytest.mark.parametrize('name', method_names())
+def test_every_method_is_found_by_its_names(name):
+    method = method_names()[name]
+    assert issubclass(method, Method)
+    for given in (name, name.upper(), f'mmkd.{method.__name__}', '-'.join(name)):
+        assert find_method(given) is method
+
+
+def test_a_weight_is_the_configs_or_the_published_one_or_one():
+    class Weighted(Method):
+        weights = {'detection': 6.0}
+
+    for given, task, expected in [
+        (None, 'detection', 6.0), (None, 'other', 1.0), (0.5, 'detection', 0.5), (0, 'other', 0),
+    ]:  # fmt: skip
+        method = Weighted(weight=given)
+        method.choose_weight(task)
+        assert method.weight(0.3) == expected
+
+
+def test_without_a_say_a_method_has_no_state_and_all_its_terms_reach_the_student():
+    method = Method()
+    assert (method.training_state(), list(method.idle_parameters(0.0))) == (None, [])
+    assert method.reaches_student('loss')
+    with pytest.raises(NotImplementedError):
+        method(None)
 
 
 @pytest.mark.parametrize(
-    ('family', 'method', 'weight', 'tap'),
+    ('family', 'place'),
+    [('retinanet', 'neck'), ('classifier', 'backbone'), ('segmentor', 'backbone')],
+)
+def test_by_default_the_neck_of_detectors_and_the_backbone_of_others_is_tapped(family, place):
+    method = FeatureMethod()
+    method.plan(h.build(h.FAMILIES[family]()), None)
+    assert method.student_taps == method.teacher_taps == [Tap(place)]
+
+
+def side(*shapes):
+    """A network with one tap, whose levels have these shapes."""
+    return Side(
+        h.build(h.classifier()), {}, {Tap('neck'): [Size(s) for s in shapes]}, 'the student'
+    )
+
+
+def test_levels_are_told_by_their_own_numbers():
+    tap = Tap('neck', levels=(2, 0))
+    given = Side(None, {}, {tap: [Size((1, 4, 2, 2)), Size((1, 9, 8))]}, 'the student')
+    words = [what for what, _ in levels_of(given, [tap])]
+    assert words == ["tap 'neck' level 2", "tap 'neck' level 0"]
+    assert channels_of(given, [tap]) == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ('shapes', 'words'),
     [
-        ('retinanet', 'pkd', 6.0, 'neck'),
-        ('classifier', 'fitnet', 100.0, 'backbone'),
-        ('retinanet', 'fitnet', 1.0, 'neck'),
-        ('segmentor', 'cwd', 3.0, 'decode_head.conv_seg'),
-        ('retinanet', 'cwd', 5.0, 'neck'),
-        ('segmentor', 'at', 1000.0, 'backbone'),
+        (
+            [(1, 4, 8, 8)],
+            "SFR: a single level [(8, 8)] of the student at 'neck'; needed: two or more",
+        ),
+        ([(1, 4, 4, 4), (1, 4, 8, 8)], "the maps of the student at 'neck' grow: [(4, 4), (8, 8)]"),
+        ([(1, 4, 8, 4), (1, 4, 4, 5)], "the maps of the student at 'neck' grow: [(8, 4), (4, 5)]"),
     ],
 )
-def test_defaults_follow_the_task(family, method, weight, tap):
-    options = {method: dict(type=METHODS[method])}
-    model = h.distiller(h.FAMILIES[family](), h.FAMILIES[family](), **options)
-    built = model.distillation.methods[method]
-    assert built.weight(0.0) == weight
-    assert [t.at for t in built.student_taps] == [tap]
+def test_levels_that_are_not_shallow_to_deep_are_named(shapes, words):
+    refuse_unordered('SFR', side((1, 4, 8, 8), (1, 4, 8, 8), (1, 4, 4, 4)), [Tap('neck')])
+    assert words in h.message_of(refuse_unordered, 'SFR', side(*shapes), [Tap('neck')])
 
 
-def test_cwd_temperature_follows_the_task():
-    cwd = dict(type='mmkd.CWD')
-    models = [h.distiller(h.FAMILIES[f](), h.FAMILIES[f](), cwd=cwd) for f in ('segmentor', 'gfl')]
-    assert [m.distillation.cwd.temperature for m in models] == [4.0, 1.0]
+def test_a_method_for_another_task_is_named():
+    refuse_other_task(FeatureMethod(), side(), 'classification')
+    text = h.message_of(refuse_other_task, FeatureMethod(), side(), 'detection')
+    assert text.startswith(
+        'FeatureMethod is for detection, the student (ImageClassifier) does classification'
+    )
+
+
+@pytest.mark.parametrize(
+    ('config', 'words'),
+    [
+        ('mmkd.PKD', "methods.a: 'mmkd.PKD'; needed: dict(type='mmkd.PKD', ...)"),
+        (dict(weight=1.0), "methods.a: {'weight': 1.0}; needed: dict(type='mmkd.PKD', ...)"),
+        (dict(type='mmkd.PDK'), "unknown method 'mmkd.PDK'; nearest: 'pkd'"),
+        (dict(type=3), "methods.a: type=3; needed: a method's name ('mmkd.PKD') or class"),
+        (dict(type=dict), "methods.a: type=<class 'dict'>; needed: a method's name"),
+        (dict(type='mmkd.PKD', wieght=1.0), "methods.a: unknown option 'wieght'; nearest: 'weight'"),
+        (dict(type='mmkd.CWD', temperature=0.0), 'methods.a: CWD: temperature=0.0; needed: a numb'),
+        (dict(type='mmkd.FitNet', optimizer=dict(lr=1.0)), 'methods.a: FitNet: optimizer={'),
+    ],
+)  # fmt: skip
+def test_a_wrong_method_is_named(config, words):
+    assert h.message_of(build_method, 'a', config).startswith(words)
 
 
 def test_a_teacher_of_another_family_and_task():
