@@ -1,6 +1,8 @@
 VENV ?= .venv
 PY = $(VENV)/bin/python
 export PYTHONUNBUFFERED = 1
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist worksteal
 
 .PHONY: help setup demo test test-all test-slurm torture lint
 SEED ?= 0
@@ -9,7 +11,7 @@ MINUTES ?= 10
 help:
 	@echo 'make setup     virtual environment in $(VENV) (5 to 15 minutes the first time)'
 	@echo 'make demo      train a teacher, a student and the distilled student on drawn data'
-	@echo 'make test      the tests'
+	@echo 'make test      the tests (WORKERS=2 processes of one thread each)'
 	@echo 'make test-all  the tests, the slow ones too'
 	@echo 'make test-slurm  training under Slurm: a cluster of this machine, as root'
 	@echo 'make torture   random kills, damaged and hostile files, wrong options (SEED=0 MINUTES=10)'
@@ -22,7 +24,7 @@ demo: setup
 	$(PY) tools/demo.py
 
 test: setup
-	$(PY) -m pytest -q -m 'not slow and not slurm'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(PARALLEL) -m 'not slow and not slurm'
 
 test-all: setup
 	$(PY) -m pytest -q -m 'not slurm'

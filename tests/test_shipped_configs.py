@@ -1,5 +1,6 @@
 """Every shipped config is built and stepped on a fake batch."""
 
+import re
 from pathlib import Path
 
 import helpers as h
@@ -11,6 +12,19 @@ from mmkd.family.building import is_distiller, load_config, zoo_checkpoint
 
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
+
+
+def kind_of(path):
+    """What a config shares with those that differ in depths, widths or schedules alone."""
+    return path.parent, re.sub(r'\d+', '#', path.stem)
+
+
+def numbers_of(path):
+    return [int(number) for number in re.findall(r'\d+', path.stem)]
+
+
+SMALLEST = {kind_of(path): path for path in sorted(CONFIGS, key=numbers_of, reverse=True)}
+"""The others of a kind are built the same way and take longer."""
 
 
 def without_downloads(config):
@@ -29,8 +43,15 @@ def size_for(path):
     return (64, 64) if small else (160, 160)
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_it_builds_and_steps(path, monkeypatch):
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(path, marks=() if path in SMALLEST.values() else pytest.mark.slow)
+        for path in CONFIGS
+    ],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_it_builds_and_steps(path):
     cfg = load_config(path)
     init_default_scope(cfg.default_scope)
     without_downloads(cfg.model)

@@ -13,7 +13,7 @@ PAIRS = {
     'retinanet': ['pkd', 'fgd', 'sfr', 'kd', 'dpk', 'frskd', 'cwd', 'at', 'fitnet'],
     'faster_rcnn': ['kd', 'frskd', 'sfr', 'dpk'],
 }
-QUICK = [('classifier', 'sfr'), ('retinanet', 'pkd'), ('faster_rcnn', 'kd')]
+QUICK = [('classifier', 'sfr'), ('retinanet', 'pkd'), ('retinanet', 'kd')]
 OPTIONS = {
     'kd': dict(type='mmkd.KD'),
     'pkd': dict(type='mmkd.PKD'),
