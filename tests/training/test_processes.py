@@ -39,7 +39,7 @@ def test_mpi_variables_become_torchs():
 
 
 def test_torchs_own_launcher_has_said_all():
-    assert rank_variables('pytorch', {}) == {}
+    assert rank_variables('pytorch', dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')) == {}
 
 
 def test_given_addresses_are_kept():
@@ -73,19 +73,22 @@ def test_without_a_launcher_nothing_is_prepared():
     assert (dict(os.environ), dist.is_initialized()) == (before, False)
 
 
-def test_sync_bn_of_the_runner_is_answered_before_ranks_meet():
-    cfg = Config(dict(launcher='pytorch', sync_bn='torch'))
-    text = h.message_of(prepare_ranks, cfg)
-    assert text.startswith("sync_bn='torch': on CPU ranks nothing synchronises")
-
-
 @pytest.fixture
 def alone(monkeypatch):
     """As a launcher that starts one rank says it; the port is any that is free."""
-    for name, value in dict(RANK=0, WORLD_SIZE=1, MASTER_ADDR='127.0.0.1', MASTER_PORT=0).items():
+    for name, value in dict(
+        RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1', MASTER_PORT=0
+    ).items():
         monkeypatch.setenv(name, str(value))
     yield
     leave_ranks()
+
+
+def test_sync_bn_of_the_runner_is_answered_before_ranks_meet(alone):
+    cfg = Config(dict(launcher='pytorch', sync_bn='torch'))
+    text = h.message_of(prepare_ranks, cfg)
+    assert not dist.is_initialized()
+    assert text.startswith("sync_bn='torch': on CPU ranks nothing synchronises")
 
 
 @pytest.mark.parametrize(
