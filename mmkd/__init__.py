@@ -1,6 +1,7 @@
 """mmkd: knowledge distillation for the OpenMMLab toolboxes.
 
-Importing registers everything in scope ``mmkd``.
+Importing registers everything in scope ``mmkd``, and from then on no checkpoint that the process loads can
+execute code (:mod:`mmkd.files.safety`).
 
 >>> import mmkd
 >>> cfg = mmkd.distill('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', 'pkd',
@@ -12,6 +13,10 @@ Importing registers everything in scope ``mmkd``.
 from . import compat
 
 compat.prepare()
+
+from .files.safety import protect, trusting  # noqa: E402
+
+protect()  # before anything is built or loaded, whichever way mmkd is used
 
 from . import backbones  # noqa: E402
 from .config.conversion import distill  # noqa: E402
@@ -50,4 +55,5 @@ __all__ = [
     'backbones',
     'build_distiller',
     'distill',
+    'trusting',
 ]

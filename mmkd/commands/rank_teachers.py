@@ -39,6 +39,7 @@ from ..errors import InputError
 from ..family.building import is_distiller, load_config, model_config, zoo_checkpoint
 from ..family.heads import logit_head
 from ..files.checkpoints import load_weights, read_checkpoint, weights_of
+from ..files.safety import trusting
 from ..losses.cka import FEWEST, cka_of_terms, hsic_terms
 from ..methods.dpk.method import DPK
 from .runner import check_files
@@ -148,7 +149,7 @@ def rank_teachers(
     sources = parse_teachers(teachers)
     cfg = student_config(config, cfg_options, score, trust_checkpoint)
     console, metric = console or Console(stderr=True), None
-    with untouched_randomness():
+    with untouched_randomness(), trusting(trust_checkpoint):
         student, start = _build_student(cfg, student_checkpoint, trust_checkpoint)
         pairs = [
             _pair(student, Teacher(*source, trust_checkpoint=trust_checkpoint, name=name), score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,9 @@ from ..files.checkpoints import read_checkpoint
 from ..files.data import check_datasets
 from ..training.processes import prepare_ranks
 
-FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-"""With this set, no ``torch.load`` of the process can execute code, whoever calls it."""
 
-
-def build_runner(cfg: Config, trust_checkpoint: bool = False) -> Runner:
-    """Build the config's Runner; unless files are trusted, no checkpoint of this process can execute code."""
-    if not trust_checkpoint:
-        os.environ[FORCE_SAFE] = '1'
+def build_runner(cfg: Config) -> Runner:
+    """Build the config's Runner; within ``mmkd.trusting()`` its checkpoints can execute code."""
     prepare_ranks(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

@@ -11,6 +11,7 @@ from mmengine.config import Config, ConfigDict
 from ..config.conversion import plain_config
 from ..errors import InputError
 from ..family.building import load_config
+from ..files.safety import trusting
 from ..training.data_faults import FaultHook, answered
 from .runner import build_runner, check_files, default_work_dir, register_hooks
 
@@ -39,8 +40,8 @@ def evaluation_config(
 
 def evaluate(cfg: Config, trust_checkpoint: bool = False) -> dict[str, float]:
     """Evaluate a config's checkpoint; the metrics."""
-    with answered(cfg, ('test',)):
-        runner = build_runner(cfg, trust_checkpoint)
+    with answered(cfg, ('test',)), trusting(trust_checkpoint):
+        runner = build_runner(cfg)
         register_hooks(runner, FaultHook)
         return runner.test()
 

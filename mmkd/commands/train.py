@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from ..config.conversion import add_hook, distill
 from ..errors import InputError
 from ..family.building import is_distiller, load_config
+from ..files.safety import trusting
 from ..files.writing import latest_checkpoint
 from ..training.data_faults import FaultHook, answered
 from ..training.resume import ResumeHook
@@ -80,8 +81,8 @@ def training_config(
 
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
-    with answered(cfg, ('train', 'val')):
-        runner = build_runner(cfg, trust_checkpoint)
+    with answered(cfg, ('train', 'val')), trusting(trust_checkpoint):
+        runner = build_runner(cfg)
         register_hooks(runner, ResumeHook, ShardingHook, FaultHook)
         runner.train()
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from ..errors import InputError, refuse_unknown
 from ..family.building import build_model
+from ..files.safety import protect
 from ..registry import MODELS
 from .engine import Distillation
 from .method import build_method
@@ -86,6 +87,7 @@ def build_distiller(
         check_gradients: see :class:`Distillation`.
         skip_nonfinite: likewise; by default the first loss that is not finite stops training.
     """
+    protect()
     config = ConfigDict(copy.deepcopy(dict(student)))
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)

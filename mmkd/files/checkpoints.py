@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.optim import OneCycleParamScheduler
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from .downloads import downloaded
+from .inspection import asked_for, refuse_overstated
+from .safety import TRUST, protect, trusting, trusts
+
+T = TypeVar('T')
 
 PREFIX = 'distillation.'
 """Every training-only key of a checkpoint begins with this."""
 
 COUNTERS = 'num_batches_tracked'
 """BatchNorm's counters: absent from old checkpoints, and no weights."""
+
+
+REFUSED = 'unsupported|unrecognized function|create new object|Can only build'
+"""Words with which torch's restricted reader and ours say that a file wants more than data."""
 
 
 class DamagedError(InputError):
@@ -34,13 +42,10 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
 
     Args:
         path: a file, or a URL (downloaded once into torch's cache).
-        trust: unpickle without restriction. Only for files whose origin you know.
+        trust: unpickle without restriction, as within :func:`mmkd.trusting`. Only for files whose origin
+            you know.
     """
-    file = _local(str(path))
-    if trust:
-        content = torch.load(file, map_location='cpu', weights_only=False)
-    else:
-        content = _read_safely(file)
+    content = _content(path, trust)
     if not isinstance(content, Mapping):
         raise InputError(
             f'checkpoint {path}: holds a {type(content).__name__}; needed: a state dict'
@@ -55,7 +60,9 @@ def weights_of(checkpoint: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
     ['a']
     """
     state = checkpoint.get('state_dict', checkpoint)
-    named = ((name.removeprefix('module.'), value) for name, value in state.items())
+    if not isinstance(state, Mapping):
+        raise InputError(f'state_dict: is a {type(state).__name__}; needed: tensors by name')
+    named = ((str(name).removeprefix('module.'), value) for name, value in state.items())
     kept = OrderedDict(
         (name, value)
         for name, value in named
@@ -139,86 +146,83 @@ def inherit(student: nn.Module, teacher: nn.Module, part: str) -> KeyReport:
 
 def classes_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The class names that a checkpoint was trained on, where it tells them."""
-    meta = checkpoint.get('meta') or {}
-    dataset = meta.get('dataset_meta') or {}
+    meta = _mapping(checkpoint.get('meta'))
+    dataset = _mapping(meta.get('dataset_meta'))
     names = dataset.get('classes') or dataset.get('CLASSES') or meta.get('CLASSES')
     return None if names is None else tuple(str(name) for name in names)
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+@CheckpointLoader.register_scheme(prefixes=['', 'http://', 'https://'], force=True)
+def load_from_file_or_url(filename: str, map_location: Any = None) -> Any:
+    """What mmengine reads files and URLs with: ``load_from``, resumes, ``init_cfg`` of every toolbox."""
+    return _content(filename, map_location=map_location)
+
+
+def _content(path: str | Path, trust: bool = False, map_location: Any = None) -> Any:
+    file, place = _local(str(path)), 'cpu' if map_location is None else map_location
+    if not trust and not trusts():
+        return _read_safely(file, place)
+    with trusting():
+        return _answered(file, lambda: torch.load(file, map_location=place, weights_only=False))
+
+
 def _local(path: str) -> Path:
     if urlparse(path).scheme in ('http', 'https'):
-        return _downloaded(path)
-    file = Path(path)
+        return downloaded(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise InputError(f'checkpoint {path}: no such file')
     return file
 
 
-def _downloaded(url: str) -> Path:
-    target = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(url).path).name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(target))
-        except OSError as error:
-            raise InputError(
-                f'checkpoint {url}: cannot be downloaded ({error}); fetch it by other means and '
-                'give the path of the file'
-            ) from error
-    return target
+def _read_safely(file: Path, place: Any) -> Any:
+    """Read a file without executing code of it."""
+    protect()
+    if names := _answered(file, lambda: asked_for(file)):
+        more = ', ...' if len(names) > 4 else ''
+        raise _wants_code(file, f'wants to run {", ".join(names[:4])}{more} while it is read')
+    content = _answered(file, lambda: torch.load(file, map_location=place, weights_only=True))
+    _answered(file, lambda: refuse_overstated(file, content))
+    return content
 
 
-def _read_safely(file: Path) -> Any:
+def _answered(file: Path, step: Callable[[], T]) -> T:
+    """Take a step of reading; whatever is wrong with the file becomes one message."""
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(file, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        if 'Unsupported' not in reason and 'allowed' not in reason:
-            raise _damaged(file, error) from error
-        detail = next((line for line in reason.splitlines() if 'Unsupported' in line), reason)
-        raise InputError(
-            f'checkpoint {file}: needs unrestricted unpickling, which can execute code '
-            f'({detail.strip()[:200]}). If you trust its origin: --trust-checkpoint, or '
-            'trust_checkpoint=True for a teacher'
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise _damaged(file, error) from error
+        return step()
+    except (InputError, torch.cuda.OutOfMemoryError):
+        raise
+    except PermissionError as error:
+        raise InputError(f'checkpoint {file}: cannot be read ({error.strerror})') from error
+    except Exception as error:  # wrong bytes can be anything to zipfile, pickle and torch
+        raise _answer(file, error) from error
 
 
-def _damaged(file: Path, error: Exception) -> DamagedError:
+def _answer(file: Path, error: Exception) -> InputError:
+    # torch puts advice before and after what happened, each in a paragraph of its own
+    paragraphs = str(error).split('\n\n')
+    reason = (paragraphs[len(paragraphs) > 1].splitlines() or [type(error).__name__])[0].strip()[
+        :160
+    ]
+    if isinstance(error, pickle.UnpicklingError) and re.search(REFUSED, reason):
+        return _wants_code(file, f'wants what no checkpoint needs ({reason})')
+    if isinstance(error, MemoryError) or 'allocate' in reason:
+        return InputError(f'checkpoint {file}: declares more than the memory holds ({reason})')
     size = file.stat().st_size
-    first = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return DamagedError(
-        f'checkpoint {file}: truncated or damaged ({size} bytes; {first}); copy or save it again'
+        f'checkpoint {file}: truncated or damaged ({size} bytes; {reason}); copy or save it again'
     )
 
 
-def _harmless() -> list[Any]:
-    """What mmengine's checkpoints hold besides tensors: log histories and NumPy numbers."""
-    arrays = (getattr(np, '_core', None) or np.core).multiarray
-    modules = ('numpy._core.multiarray', 'numpy.core.multiarray')  # NumPy 2's name, NumPy 1's name
-    dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64, np.uint8, bool)]
-    return [
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        *((arrays._reconstruct, f'{module}._reconstruct') for module in modules),
-        *((arrays.scalar, f'{module}.scalar') for module in modules),
-        (_attribute, 'builtins.getattr'),
-        (_OneCycle, f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler'),
-        *dtypes,
-    ]
-
-
-class _OneCycle:
-    """Stands in for OneCycleParamScheduler, whose states name its annealing function."""
-
-
-def _attribute(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr`` in a checkpoint: what mmengine's states need, and nothing else."""
-    if owner is HistoryBuffer and name in ('current', 'max', 'mean', 'min'):
-        return getattr(HistoryBuffer, name)
-    if owner is _OneCycle and name in ('_annealing_cos', '_annealing_linear'):
-        return getattr(OneCycleParamScheduler, name)
-    raise pickle.UnpicklingError(f'Unsupported use of getattr: {name!r} of {owner!r}')
+def _wants_code(file: Path, what: str) -> InputError:
+    return InputError(
+        f'checkpoint {file}: {what}. Nothing of it was run. Such a file can execute code, which no weights '
+        f'need: it may be an attack; {TRUST}'
+    )

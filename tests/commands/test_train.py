@@ -291,9 +291,9 @@ def test_a_missing_annotation_file_of_a_wrapped_data_set_is_named(config):
 def test_a_hostile_checkpoint_to_resume_from_does_not_run(config, tmp_path):
     file = tmp_path / 'hostile.pth'
     torch.save(dict(state_dict={}, extra=Hostile(tmp_path / 'ran')), file)
-    with pytest.raises(InputError, match='can execute code'):
+    with pytest.raises(InputError, match='wants to run'):
         training_config(config, resume=str(file))
     config.load_from = str(file)
-    with pytest.raises(InputError, match='can execute code'):
+    with pytest.raises(InputError, match='wants to run'):
         training_config(config)
     assert not (tmp_path / 'ran').exists()

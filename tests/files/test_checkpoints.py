@@ -35,7 +35,7 @@ def test_what_mmengine_writes_is_read_without_trust(tmp_path):
 def test_the_code_of_a_hostile_file_does_not_run(tmp_path):
     trap, file = tmp_path / 'ran', tmp_path / 'hostile.pth'
     torch.save(dict(state_dict=dict(weight=torch.ones(1)), extra=Hostile(trap)), file)
-    with pytest.raises(InputError, match=r'hostile\.pth.*can execute code.*--trust-checkpoint'):
+    with pytest.raises(InputError, match=r'hostile\.pth: wants to run io\.open .*--trust-checkpoint'):
         read_checkpoint(file)
     assert not trap.exists()
     read_checkpoint(file, trust=True)
@@ -51,7 +51,7 @@ class Reaches:
 
 def test_getattr_is_not_a_way_in(tmp_path):
     torch.save(dict(extra=Reaches()), tmp_path / 'c.pth')
-    with pytest.raises(InputError, match='execute code'):
+    with pytest.raises(InputError, match='unsupported use of getattr'):
         read_checkpoint(tmp_path / 'c.pth')
 
 
