@@ -161,6 +161,9 @@ def asked_for(file: Path) -> list[str]:
 def _survey_archive(file: Path) -> Survey:
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
+    stored = [entry for entry in entries if entry.compress_type == zipfile.ZIP_STORED]
+    if any(entry.file_size != entry.compress_size for entry in stored):
+        raise zipfile.BadZipFile('a part has two sizes')
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > FOLD * file.stat().st_size:
         raise _huge(file, f'unpacks to {_human(unpacked)}')
