@@ -85,7 +85,10 @@ class _OneCycle:
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray``, with which memory of others could be read as objects."""
+    """Stands in for ``numpy.ndarray``, with which any bytes could be taken for objects of Python."""
+
+    def __init__(self, *_: Any) -> None:
+        raise pickle.UnpicklingError('unsupported array that is made of a buffer')
 
 
 def _attribute(owner: Any, name: str) -> Any:

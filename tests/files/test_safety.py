@@ -68,16 +68,14 @@ def test_a_function_has_the_name_that_its_author_knows(tmp_path):
     )
 
 
-@pytest.mark.parametrize('switch', [{}, {UNFORCE: '1'}, {FORCE: '0'}])
-def test_importing_is_enough_whatever_the_environment_says(switch, tmp_path):
+def test_importing_is_enough_whatever_the_environment_says(tmp_path):
     file = tmp_path / 'hostile.pth'
     file.write_bytes(PAYLOADS['archive'](tmp_path / 'ran'))
     code = f'import mmkd, torch; torch.load({str(file)!r}, weights_only=False)'
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    environment.pop(FORCE)
+    switches = {FORCE: '0', UNFORCE: '1', 'PYTHONPATH': str(ROOT)}
     result = subprocess.run(
         [sys.executable, '-c', code],
-        env={**environment, **switch}, capture_output=True, text=True,
+        env={**os.environ, **switches}, capture_output=True, text=True,
     )  # fmt: skip
     assert 'UnpicklingError' in result.stderr
     assert not (tmp_path / 'ran').exists()
@@ -165,13 +163,13 @@ def test_pretrained_weights_are_read_from_what_mmengine_writes(tmp_path):
 
 def test_arrays_and_types_of_objects_are_refused(tmp_path):
     odd = Call(
-        np.dtype, 'f8', False, True, state=(3, '<', (np.dtype('O'), (1,)), None, None, 8, 8, 0)
+        np.dtype, 'f8', False, True, state=(3, '<', (np.dtype('f4'), (2,)), None, None, 8, 8, 0)
     )
     array = Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b'b')
     array.reduced += ((1, (1,), odd, False, b'A' * 8),)
     scalar = Call(np._core.multiarray.scalar, odd, b'A' * 8)
     for extra, words in {
-        Call(np.ndarray, (1,), odd, bytearray(b'A' * 8)): 'unrecognized|call|_Array',
+        Call(np.ndarray, (1,), odd, bytearray(b'A' * 8)): 'unsupported array',
         Call(np.dtype, 'O'): 'unsupported NumPy type',
         scalar: 'unsupported NumPy number',
         array: 'array of dtype',

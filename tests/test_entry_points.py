@@ -1,0 +1,274 @@
+"""Every way into mmkd is given a hostile checkpoint at every place: it is answered, and its code does not run.
+
+The ways in are found, not listed: the scripts under ``tools/`` by the parsers that they make, the Python
+calls by the signatures of what ``mmkd`` and ``mmkd.commands`` offer. What a new one calls its arguments
+decides how it is fed; one with arguments of unknown names fails here until it is said what they take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib
+import inspect
+import os
+import pkgutil
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers as h
+import pytest
+import torch
+from hostile import PAYLOADS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.utils import get_installed_path
+from torch import nn
+
+import mmkd
+import mmkd.commands
+from mmkd import InputError
+from mmkd.files.safety import FORCE
+
+ROOT = Path(__file__).parents[1]
+TOOLS = sorted((ROOT / 'tools').glob('*.py'))
+
+PLACES = ('argument', 'load_from', 'init_cfg', 'backbone.init_cfg', 'teacher.init_cfg', 'ema')
+"""Where the hostile file is named: by the call itself, or by the config that it is given."""
+
+
+class Case:
+    """Files and configs of one place, and what every argument gets there."""
+
+    def __init__(self, place, folder, shapes):
+        self.trap, self.file = folder / 'ran', folder / 'hostile.pth'
+        self.file.write_bytes(PAYLOADS['archive'](self.trap))
+        cfg, teacher = (h.runner_config('classifier', folder / 'work', shapes) for _ in range(2))
+        pretrained = dict(type='Pretrained', checkpoint=str(self.file))
+        good = folder / 'good.pth'
+        torch.save(dict(state_dict=h.build(cfg.model).state_dict()), good)
+        cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size = 1, 4
+        for part in ('train', 'val', 'test'):
+            cfg[f'{part}_dataloader'].dataset.indices = 4
+        if place == 'load_from':
+            cfg.load_from = str(self.file)
+        if place == 'init_cfg':
+            cfg.model.init_cfg = pretrained
+        if place == 'backbone.init_cfg':
+            cfg.model.backbone.init_cfg = pretrained
+        if place == 'teacher.init_cfg':
+            teacher.model.init_cfg = pretrained
+        if place == 'ema':
+            cfg.custom_hooks = [dict(type='EMAHook')]
+            cfg.load_from, cfg.resume = str(self.file), True
+        for name, content in (('student', cfg), ('teacher', teacher)):
+            content.dump(folder / f'{name}.py')
+        student, guide = str(folder / 'student.py'), str(folder / 'teacher.py')
+        weights = str(self.file if place == 'argument' else good)
+        self.named = place == 'argument'
+        self.feeds = dict(
+            config=student,
+            checkpoint=weights,
+            weights=weights,
+            teacher=guide,
+            teacher_checkpoint=weights,
+            teachers=[f'{guide}:{weights}'],
+            student_checkpoint=weights if self.named else None,
+            spec=f'{guide}:{weights}',
+            resume=weights if self.named else None,
+            distill='pkd',
+            method='pkd',
+            out=str(folder / 'out'),
+            work_dir=str(folder / 'work'),
+        )
+        self.cfg, self.teacher_cfg = Config.fromfile(student), Config.fromfile(guide)
+
+    def holds(self):
+        return not self.trap.exists()
+
+
+FILES = {'config', 'checkpoint', 'weights', 'teacher', 'teachers', 'cfg', 'student', 'spec'}
+"""An argument of one of these names makes an entry point of a tool or function."""
+
+
+# -- the command lines -----------------------------------------------------------------------------
+
+
+class Found(Exception):
+    """The parser of a tool."""
+
+
+def parser_of(tool, monkeypatch):
+    def caught(self, *args, **options):
+        raise Found(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, 'parse_args', caught)
+        patch.setattr(sys, 'argv', [str(tool)])
+        try:
+            runpy.run_path(str(tool), run_name='__main__')
+        except Found as found:
+            return found.args[0]
+        except SystemExit:  # takes no arguments
+            return argparse.ArgumentParser()
+
+
+def command_line(tool, parser, feeds):
+    """Arguments that give a file to whatever takes one; empty where nothing does."""
+    actions = [a for a in parser._actions if a.dest != 'help']
+    if not {a.dest for a in actions} & FILES:
+        return []
+    line = []
+    for action in actions:
+        switch = (
+            action.nargs == 0 or action.choices or action.type is int or 'options' in action.dest
+        )
+        if switch:
+            continue
+        assert action.dest in feeds, (
+            f'{tool.name}: say in `Case.feeds` what {action.dest!r} gets, a hostile file if it takes files'
+        )
+        value = feeds[action.dest]
+        values = value if isinstance(value, list) else [value]
+        if value is not None:
+            line += [*action.option_strings[:1], *map(str, values)]
+    return line
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
+def test_no_tool_runs_the_code_of_a_checkpoint(tool, place, shapes, tmp_path, monkeypatch, capsys):
+    case = Case(place, tmp_path, shapes)
+    parser = parser_of(tool, monkeypatch)
+    feeds = dict(case.feeds, match=None)
+    line = command_line(tool, parser, feeds)
+    if not line:
+        return
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [str(tool), *line])
+    status = 0
+    try:
+        runpy.run_path(str(tool), run_name='__main__')
+    except SystemExit as stop:
+        status = stop.code or 0
+    assert case.holds()
+    said = ''.join(capsys.readouterr())
+    assert status in (0, 2), said
+    assert status == 0 or 'wants to run io.open while it is read' in said
+    if place == 'argument' and 'checkpoint' in ' '.join(
+        feeds.keys() & {a.dest for a in parser._actions}
+    ):
+        assert status == 2, 'the file that it was given was not read'
+
+
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
+def test_every_tool_imports_mmkd_before_it_does_anything(tool):
+    """That is what makes loading safe."""
+    body = ast.parse(tool.read_text()).body
+    names = [n.module or '' for n in body if isinstance(n, ast.ImportFrom)]
+    names += [alias.name for n in body if isinstance(n, ast.Import) for alias in n.names]
+    assert any(name.split('.')[0] == 'mmkd' for name in names)
+
+
+# -- Python ----------------------------------------------------------------------------------------
+
+
+def calls():
+    """Functions and classes that mmkd offers and that take a config or a checkpoint."""
+    found = {f'mmkd.{name}': getattr(mmkd, name) for name in mmkd.__all__}
+    for info in pkgutil.iter_modules(mmkd.commands.__path__):
+        module = importlib.import_module(f'mmkd.commands.{info.name}')
+        own = {n: v for n, v in vars(module).items() if getattr(v, '__module__', '') == module.__name__}
+        found |= {f'{info.name}.{name}': call for name, call in own.items() if name[0] != '_'}
+    return {
+        name: call for name, call in found.items() if callable(call) and parameters(call) & FILES
+    }
+
+
+def parameters(call):
+    if inspect.isclass(call) and issubclass(call, Exception):
+        return set()
+    return set(inspect.signature(call).parameters)
+
+
+CALLS = calls()
+SLOW = {'demo.evaluate_in_plain_mmdet'}
+"""It starts plain mmdet in a process that cannot import mmkd, on what the demo has just trained."""
+
+
+def arguments(call, name, case, folder):
+    """What a call is given, by the names of its parameters."""
+    distiller = dict(type='mmkd.PKD')
+    values = dict(
+        case.feeds,
+        cfg=case.cfg,
+        student=case.cfg.model,
+        methods=dict(pkd=distiller),
+        method='pkd',
+        parts=('train', 'val'),
+        images=8,
+        run=folder,
+        console=None,
+    )
+    if name == 'mmkd.build_distiller':
+        values['teacher'] = dict(config=case.feeds['teacher'], checkpoint=case.feeds['checkpoint'])
+    parameters = inspect.signature(call).parameters.values()
+    given = {}
+    for parameter in parameters:
+        needed = parameter.default is inspect.Parameter.empty
+        if parameter.name in values and parameter.name not in ('console', 'images'):
+            given[parameter.name] = values[parameter.name]
+        elif needed:
+            assert parameter.name in values, f'{name}: say here what {parameter.name!r} gets'
+            given[parameter.name] = values[parameter.name]
+    return given
+
+
+def follow(result):
+    """Do with what a call returns what its caller does next."""
+    if isinstance(result, Config) and 'train_cfg' in result:
+        result = Runner.from_cfg(result)
+    if isinstance(result, Runner):
+        result.train()
+    elif isinstance(result, nn.Module) and hasattr(result, 'init_weights'):
+        result.init_weights()
+
+
+@pytest.mark.parametrize('place', PLACES)
+@pytest.mark.parametrize('name', sorted(CALLS.keys() - SLOW))
+def test_no_call_runs_the_code_of_a_checkpoint(name, place, shapes, tmp_path, monkeypatch):
+    case = Case(place, tmp_path, shapes)
+    given = arguments(CALLS[name], name, case, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with DefaultScope.overwrite_default_scope('mmpretrain'), contextlib.suppress(InputError):
+        follow(CALLS[name](**given))
+    assert case.holds()
+
+
+def test_the_trap_works(shapes, tmp_path):
+    """Were anything trusted, the tests above would see it."""
+    case = Case('backbone.init_cfg', tmp_path, shapes)
+    with mmkd.trusting(), DefaultScope.overwrite_default_scope('mmpretrain'):
+        h.build(case.cfg.model)
+    assert not case.holds()
+
+
+def test_mmdets_own_launcher_runs_no_code_of_what_a_distillation_starts_from(shapes, tmp_path):
+    """It knows nothing of mmkd; the config imports it."""
+    (tmp_path / 'hostile.pth').write_bytes(PAYLOADS['getattr'](tmp_path / 'ran'))
+    teacher = h.runner_config('retinanet', tmp_path / 'work', shapes)
+    cfg = mmkd.distill(teacher, 'pkd', teacher=teacher, checkpoint='untrained')
+    cfg.load_from = str(tmp_path / 'hostile.pth')
+    cfg.dump(tmp_path / 'distilled.py')
+    launcher = Path(get_installed_path('mmdet'), '.mim/tools/train.py')
+    result = subprocess.run(
+        [sys.executable, str(launcher), str(tmp_path / 'distilled.py')],
+        env={**os.environ, FORCE: '0', 'PYTHONPATH': str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert 'wants what no checkpoint needs (unsupported use of getattr' in result.stderr
+    assert not (tmp_path / 'ran').exists()
