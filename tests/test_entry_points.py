@@ -186,7 +186,9 @@ def calls():
     found = {f'mmkd.{name}': getattr(mmkd, name) for name in mmkd.__all__}
     for info in pkgutil.iter_modules(mmkd.commands.__path__):
         module = importlib.import_module(f'mmkd.commands.{info.name}')
-        own = {n: v for n, v in vars(module).items() if getattr(v, '__module__', '') == module.__name__}
+        own = {
+            n: v for n, v in vars(module).items() if getattr(v, '__module__', '') == module.__name__
+        }
         found |= {f'{info.name}.{name}': call for name, call in own.items() if name[0] != '_'}
     return {
         name: call for name, call in found.items() if callable(call) and parameters(call) & FILES

@@ -13,11 +13,13 @@ from mmengine.runner import Runner
 
 from ..files.checkpoints import read_checkpoint
 from ..files.data import check_datasets
+from ..files.safety import protect
 from ..training.processes import prepare_ranks
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build the config's Runner; within ``mmkd.trusting()`` its checkpoints can execute code."""
+    protect()
     prepare_ranks(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 

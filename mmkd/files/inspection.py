@@ -83,6 +83,7 @@ def survey(stream: IO[bytes], pickles: int = 1) -> Survey:
 def _follow(stream: IO[bytes], found: Survey) -> None:
     stack: list[_Value | None] = []  # None is a mark
     memo: dict[int, Any] = {}
+    argument: Any
     for operation, argument, _ in pickletools.genops(stream):
         found.steps += 1
         name = operation.name

@@ -111,7 +111,7 @@ def _dtype(code: Any, *_: Any) -> np.dtype:
     """Stands in for ``numpy.dtype``: a copy of the type of a number."""
     if code not in NUMBERS:
         raise pickle.UnpicklingError(f'unsupported NumPy type {code!r}')
-    return np.dtype(code, False, True)  # type: ignore[call-overload]
+    return np.dtype(code, False, True)
 
 
 def _number(kind: Any, content: Any) -> Any:
