@@ -12,7 +12,8 @@ from mmkd.core.schedules import build_schedule
 from mmkd.errors import InputError
 from mmkd.losses.attention import attention_distance
 
-EARLY, LATE = 0.5, 0.9
+BEFORE, EARLY, LATE = 0.3, 0.55, 0.9
+"""Of a detector's training: nothing runs, the self-teacher learns, it teaches."""
 RAMP = build_schedule(dict(type='Ramp', value=1.0, begin=2 / 3, until=1.0, shape='sigmoid'))
 
 
@@ -239,7 +240,8 @@ def grads(value, parameters):
 
 DISTILLING = {
     'classifier': ('logits', 'attention'),
-    'retinanet': ('logits', 'attention'),
+    'retinanet': ('logits', 'attention', 'localization'),
+    'gfl': ('logits', 'attention', 'localization'),
     'faster_rcnn': ('logits', 'attention'),
     'segmentor': ('logits', 'attention'),
 }
@@ -265,8 +267,9 @@ def test_who_trains_whom(family, detach_input, at):
     assert not grads(own, heads)
 
 
+DENSE = ('retinanet', 'gfl', 'fcos', 'rtmdet', 'softmax')
 FAMILIES = [
-    'retinanet', 'gfl', 'fcos', 'rtmdet', 'softmax', 'faster_rcnn', 'cascade_rcnn', 'mask_rcnn',
+    *DENSE, 'faster_rcnn', 'cascade_rcnn', 'mask_rcnn',
     'dino', 'deformable_detr', 'segmentor',
 ]  # fmt: skip
 
@@ -291,8 +294,9 @@ def test_any_family_trains(family, at):
     assert len(idle) <= len(unused)
     at(LATE)
     late = h.losses_of(model, family)
-    assert set(late) - set(early) == {'frskd/loss_attention', 'frskd/loss_logits'}
-    assert all(late[f'frskd/loss_{term}'] > 0 for term in ('attention', 'logits'))
+    taught = {'attention', 'logits', *(['localization'] if family in DENSE else [])}
+    assert set(late) - set(early) == {f'frskd/loss_{term}' for term in taught}
+    assert all(late[f'frskd/loss_{term}'] > 0 for term in taught)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'softmax', 'gfl', 'segmentor'])
@@ -308,9 +312,10 @@ def test_dense_terms_are_those_of_two_heads_ramped(family, at):
     assert [t.shape for t in refined] == [m.shape for m in maps]
     ramp = RAMP(LATE)
     active = [m.clamp_min(0) for m in maps]
-    expected = sum((attention(s) - attention(t)).square().mean() for s, t in zip(active, refined))
+    images = len(maps[0])
+    turns = [(attention(s) - attention(t)).square().sum() / images for s, t in zip(active, refined)]
     assert losses['frskd/loss_attention'].item() == pytest.approx(
-        20 * ramp * expected.item(), rel=1e-4
+        20 * ramp * sum(turns).item(), rel=1e-4
     )
     if family == 'segmentor':
         z_s, z_t = model.decode_head(maps), teacher.heads.decode_head(refined)
@@ -335,8 +340,10 @@ def dense_divergence(student, teacher, softmax):
     return both.sum() / p.amax(1).sum().clamp_min(1)
 
 
-def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps():
-    model = build('retinanet')
+@pytest.mark.parametrize('head', ['own', 'shared'])
+def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps(head, at):
+    at(EARLY)
+    model = build('retinanet', head=head)
     data = batch(model, 'retinanet')
     losses = model(**data, mode='loss')
     heads = model.distillation.frskd.self_teacher.heads
@@ -345,7 +352,7 @@ def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps():
         assert losses[f'frskd/{name}'].item() == pytest.approx(sum(values).item(), rel=1e-5)
     ours, theirs = model.bbox_head.state_dict(), heads.bbox_head.state_dict()
     assert ours.keys() == theirs.keys()
-    assert not all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) is (head == 'shared')
 
 
 @pytest.mark.parametrize('family', ['faster_rcnn', 'cascade_rcnn'])
@@ -385,8 +392,10 @@ def test_weights_that_only_the_whole_detector_draws_are_drawn(family):
 def test_a_schedule_is_taken_as_it_is(at):
     at(EARLY)
     constant = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])
-    losses = h.losses_of(build('retinanet', alpha=constant, beta=constant), 'retinanet')
-    assert {'frskd/loss_attention', 'frskd/loss_logits'} < set(losses)
+    weights = dict(alpha=constant, beta=constant, gamma=constant)
+    losses = h.losses_of(build('retinanet', **weights), 'retinanet')
+    terms = ('attention', 'logits', 'localization')
+    assert {f'frskd/loss_{term}' for term in terms} < set(losses)
 
 
 def test_the_methods_weight_scales_every_term():
@@ -480,8 +489,8 @@ def bare_head(student):
         ('classifier', None, dict(tap=['backbone.layer3', 'backbone.layer2']), 'grow: [(8, 8), (16, 16)]'),
         ('classifier', bare_head, dict(), 'num_classes=None; needed: one vector of class logits'),
         ('classifier', sigmoid_head, dict(), 'sigmoid classes'),
-        ('classifier', None, dict(alpha=-1), 'alpha: -1 is no weight; needed: a finite number >= 0'),
-        ('classifier', None, dict(beta=-0.5), 'beta: -0.5 is no weight; needed: a finite number >= 0'),
+        ('classifier', None, dict(alpha=-1), 'alpha=-1: -1 is no weight; needed: a finite number >= 0'),
+        ('classifier', None, dict(beta=-0.5), 'beta=-0.5: -0.5 is no weight; needed: a finite number >= 0'),
         ('classifier', None, dict(feature='atention'), "feature='atention'; nearest: 'attention'"),
         ('classifier', None, dict(feature=None, beta=1.0), 'feature=None has no effect'),
         ('classifier', None, dict(repeat=0), 'repeat=0; needed: a whole number >= 1'),
@@ -491,6 +500,17 @@ def bare_head(student):
         ('retinanet', None, dict(channels=64), 'channels=64; for detection the pyramid'),
         ('retinanet', None, dict(rotations=True), 'rotations=True is for classification'),
         ('segmentor', None, dict(tap='backbone.layer4'), 'for segmentation the pyramid'),
+        ('segmentor', None, dict(gamma=1.0), 'gamma=1.0; the boxes of FCNHead are not compared'),
+        ('faster_rcnn', None, dict(gamma=1.0), 'gamma=1.0; the boxes of Shared2FCBBoxHead are not'),
+        ('classifier', None, dict(gamma='x'), "gamma='x'"),
+        ('classifier', None, dict(head='shared'), "head='shared'; a classifier's self-teacher"),
+        ('retinanet', None, dict(head='sharde'), "head='sharde'; nearest: 'shared'"),
+        ('retinanet', None, dict(warm_up=1.5), 'warm_up=1.5; needed: a number in [0, 1]'),
+        ('retinanet', None, dict(deep_supervision='yes'), "deep_supervision='yes'; needed: True or False"),
+        ('classifier', None, dict(depth=1.5), 'depth=1.5; needed: a whole number >= 1'),
+        ('classifier', None, dict(rotations=1), 'rotations=1; needed: True or False'),
+        ('classifier', None, dict(width=-1), 'width=-1; needed: a number above 0'),
+        ('classifier', None, dict(tap=3), 'tap=3: tap: 3; needed: a module name'),
     ],
 )  # fmt: skip
 def test_wrong_input_is_answered(family, change, options, words):
