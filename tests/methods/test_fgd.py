@@ -49,7 +49,9 @@ def test_weights_and_temperature_are_those_of_the_authors_config(family):
 
 
 def test_a_given_temperature_is_taken():
-    fgd = h.distiller(h.fcos(), h.fcos(), fgd=dict(type='mmkd.FGD', temperature=0.5)).distillation.fgd
+    fgd = h.distiller(
+        h.fcos(), h.fcos(), fgd=dict(type='mmkd.FGD', temperature=0.5)
+    ).distillation.fgd
     assert {level.temperature for level in fgd.terms} == {0.5}
 
 
