@@ -274,9 +274,8 @@ class FRSKD(Method):
         assert self.divergence is not None
         assert self.localization is not None
         sure = self.divergence.confidence([t for tap in self.logits for t in teacher[tap]])
-        return self.localization(
-            *(side[self.localization.tap] for side in (student, teacher)), sure
-        )
+        boxes = self.localization.tap
+        return self.localization(student[boxes], teacher[boxes], sure)
 
     def _rois(self, step: Step) -> Rois:
         return {

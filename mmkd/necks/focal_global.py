@@ -28,8 +28,8 @@ WEIGHTS: Mapping[str, dict[str, float]] = {
 """The published weights by kind of detector: those of the authors' configs (``configs/distillers/fgd``) of
 
 - two-stage: Faster R-CNN R101 to R50, Mask R-CNN R101 to R50, Cascade Mask R-CNN X101 to Faster R-CNN R50;
-- anchor-based: RetinaNet R101 to R50, X101 to R50 and to R101, GFL R101 to R50. 1e-3, the default of the authors'
-  loss for gamma, is in none of them;
+- anchor-based: RetinaNet R101 to R50, X101 to R50 and to R101, GFL R101 to R50. The default of the authors'
+  loss for gamma, 1e-3, is in none of them;
 - anchor-free: FCOS R101 to R50, RepPoints R101 to R50, X101 to R50.
 """
 TEMPERATURES = {'two-stage': 0.5, 'anchor-based': 0.5, 'anchor-free': 0.8}

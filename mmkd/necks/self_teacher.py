@@ -109,7 +109,7 @@ class HeadsTeacher(nn.Module):
         with kept_buffers(self.heads):
             return self._answer(refined, samples, rois)
 
-    def _answer(self, refined: tuple[Tensor, ...], samples: Any, rois: Rois | None) -> Answer:
+    def _answer(self, refined: Any, samples: Any, rois: Rois | None) -> Answer:
         with capture(self.heads, {tap.place for tap in self.taps}, owner=OWNER) as answers:
             losses = self.heads.loss(refined, samples)
         if rois:

@@ -465,6 +465,27 @@ def test_a_shared_head_learns_on_both_maps_and_teaches(family, at):
     model.parse_losses(losses)[0].backward()
 
 
+def test_a_shared_head_saves_parameters_and_no_multiply_adds(at):
+    counted, held = {}, {}
+    for head, share in (('own', LATE), ('shared', LATE), ('none', BEFORE)):
+        at(share)
+        model = build('retinanet', head='own' if head == 'none' else head)
+        counts = []
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(
+                    lambda module, _, out, counts=counts: counts.append(
+                        out.numel() * module.weight[0].numel()
+                    )
+                )
+        h.losses_of(model, 'retinanet')
+        counted[head] = sum(counts)
+        held[head] = sum(p.numel() for p in model.distillation.parameters())
+    heads = sum(p.numel() for p in model.bbox_head.parameters())
+    assert counted['own'] == counted['shared'] > 1.1 * counted['none']
+    assert held['own'] == held['shared'] + heads
+
+
 def test_a_shared_heads_student_is_a_plain_student(at):
     at(LATE)
     model, plain = build('retinanet', head='shared'), h.build(h.retinanet())
