@@ -20,7 +20,7 @@ Images = Sequence[tuple[tuple[int, int], int]]
 """Height and width of each image, and how many boxes it has (3 at most)."""
 
 OWN_TERMS = {
-    *('loss', 'loss_logits', 'loss_attention', 'loss_features'),
+    *('loss', 'loss_logits', 'loss_attention', 'loss_localization', 'loss_features'),
     *('loss_foreground', 'loss_background', 'loss_relation'),
 }
 """What methods say beside mmdet's losses; those of FRSKD's self-teacher are mmdet's."""

@@ -52,6 +52,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'sfr': dict(methods=dict(sfr=dict(feature=ON))),
     'sfr, smoothed': dict(methods=dict(sfr=dict(feature=ON))),
     'frskd': dict(methods=dict(frskd=dict(alpha=ON, beta=ON))),
+    'frskd, boxes too': dict(methods=dict(frskd=dict(alpha=ON, beta=ON, gamma=ON))),
+    'frskd, shared head': dict(
+        methods=dict(frskd=dict(alpha=ON, beta=ON, gamma=ON, head='shared'))
+    ),
+    'frskd, waiting': dict(methods=dict(frskd=dict(deep_supervision=False))),
     'kd (head runs too)': dict(methods=dict(kd={})),
     'pkd, teacher fused': dict(methods=dict(pkd={}), teacher=dict(fuse=True)),
     'pkd, teacher fused channels_last': dict(

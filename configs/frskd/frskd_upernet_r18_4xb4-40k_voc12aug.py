@@ -4,5 +4,5 @@ model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student={{_base_.model}},
-    methods=dict(frskd=dict(type='mmkd.FRSKD')),
+    methods=dict(frskd=dict(type='mmkd.FRSKD', deep_supervision=True)),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -106,7 +106,18 @@ class Distillation(nn.Module):
         if terms and not self._finite(terms):
             return self._left_out(inputs, buffers)
         self._check_reaching(terms, features)
-        return self._touched(losses | terms, now, active)
+        return self._touched(losses | terms, now)
+
+    def idle_parameters(self, now: float) -> list[nn.Parameter]:
+        """The methods' parameters that have no part in the losses at a point of training."""
+        return [
+            p
+            for method in self.methods.values()
+            for p in (
+                method.idle_parameters(now) if method.weight(now) > 0 else method.parameters()
+            )
+            if p.requires_grad
+        ]
 
     def after_init(self, student: nn.Module) -> None:
         """Let the methods act on the student's fresh weights."""
@@ -167,18 +178,13 @@ class Distillation(nn.Module):
             answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
         return answers
 
-    def _touched(self, losses: Losses, now: float, active: Collection[str]) -> Losses:
+    def _touched(self, losses: Losses, now: float) -> Losses:
         """The losses with the parameters that have no part in them yet, by zero.
 
         Distributed training waits for the gradient of every parameter, and a parameter without a
         gradient would be trained otherwise on one rank than on several.
         """
-        idle = [
-            p.sum()
-            for name, method in self.methods.items()
-            for p in (method.idle_parameters(now) if name in active else method.parameters())
-            if p.requires_grad
-        ]
+        idle = [p.sum() for p in self.idle_parameters(now)]
         if idle:
             name = next(name for name, value in losses.items() if 'loss' in name)
             first, *rest = _tensors(losses[name])

@@ -72,6 +72,10 @@ class LogitDivergence:
             counted = divergence.new_tensor(float(len(divergence)))
         return divergence.sum() / mean_count(counted)
 
+    def confidence(self, theirs: Levels) -> Tensor:
+        """How sure a dense head is that each anchor or point holds an object, ``max_c p``: [N]."""
+        return self._foreground(self._as_rows([level.float() for level in theirs]))
+
     def _rows(self, ours: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
         """Logits of both for the same things: [N, C] each."""
         if self.kind == 'query':
@@ -80,7 +84,7 @@ class LogitDivergence:
 
     def _as_rows(self, logits: Levels) -> Tensor:
         classes = self.classes if self.kind == 'dense' else None
-        return torch.cat([_last_dim_classes(level, classes) for level in logits])
+        return torch.cat([as_rows(level, classes) for level in logits])
 
     def _matched(self, ours: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
         """Paired rows of the last decoder layer."""
@@ -107,8 +111,12 @@ def _queries(model: nn.Module) -> int:
     return int(getattr(model, 'num_queries', 0))
 
 
-def _last_dim_classes(logits: Tensor, classes: int | None) -> Tensor:
-    """Logits as rows [N, C]; maps [B, A C, H, W] put the anchors of a cell side by side."""
-    if logits.dim() == 4:
-        logits = logits.permute(0, 2, 3, 1)
-    return logits.reshape(-1, classes or logits.shape[-1])
+def as_rows(values: Tensor, width: int | None) -> Tensor:
+    """A head's answers as rows [N, width]; maps [B, A width, H, W] put the anchors of a cell side by side.
+
+    >>> as_rows(torch.arange(4.0).view(1, 2, 1, 2), 1).flatten()
+    tensor([0., 2., 1., 3.])
+    """
+    if values.dim() == 4:
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(-1, width or values.shape[-1])

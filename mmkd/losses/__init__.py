@@ -5,7 +5,8 @@ outside of their arguments that they see.
 May import nothing but the modules of the top level.
 """
 
-from .attention import attention_distance, attention_map
+from .attention import attention_distance, attention_map, attention_turn
+from .boxes import generalized_iou
 from .cka import cka, hsic
 from .focal_global import channel_attention, foreground_mask, spatial_attention
 from .kl import binary_kl, channel_kl, softmax_kl
@@ -18,11 +19,13 @@ __all__ = [
     'LabelLoss',
     'attention_distance',
     'attention_map',
+    'attention_turn',
     'binary_kl',
     'channel_attention',
     'channel_kl',
     'cka',
     'foreground_mask',
+    'generalized_iou',
     'hsic',
     'match_queries',
     'pearson_distance',

@@ -24,3 +24,17 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     tensor(0.)
     """
     return (attention_map(student) - attention_map(teacher)).square().mean()
+
+
+def attention_turn(student: Tensor, teacher: Tensor) -> Tensor:
+    """The same difference summed over positions, ``2 - 2 cos`` of the angle between the two; mean over images.
+
+    Maps are of unit length, so it is between 0 and 2 for a map of any size, where the mean over positions is
+    at most 2 / HW and all but leaves out the large maps of a pyramid.
+
+    >>> import torch
+    >>> left, right = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
+    >>> attention_turn(left, right), attention_turn(left, left)
+    (tensor(2.), tensor(0.))
+    """
+    return (attention_map(student) - attention_map(teacher)).square().sum(1).mean()

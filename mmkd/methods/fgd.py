@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..core.method import FeatureMethod, channels_of, refuse_other_task
 from ..core.options import NonNegative, Positive
 from ..core.step import Side, Step
-from ..necks.focal_global import FocalGlobalLevels, focal_weights
+from ..necks.focal_global import FocalGlobalLevels, focal_temperature, focal_weights
 from ..registry import MODELS
 
 
@@ -25,7 +25,8 @@ class FGD(FeatureMethod):
 
     ``M'`` is the background, scaled to sum 1; ``R`` a global context block of each side. Sums run
     over an image; the mean is over images, the sum over levels. Weights and temperature are the
-    published ones of the detector's kind (two-stage, anchor-based, anchor-free).
+    published ones of the detector's kind (two-stage, anchor-based, anchor-free); docs/methods/fgd.md
+    says of which pairs.
 
     Difference from the authors' code: boxes are placed relative to the padded batch that the maps
     are of, not to the image without its padding, so that masks lie on the objects.
@@ -35,10 +36,10 @@ class FGD(FeatureMethod):
         beta: weight of the background.
         gamma: weight of the attention.
         lam: weight of the relation.
-        temperature: T.
+        temperature: T; by default 0.8 for anchor-free detectors and 0.5 otherwise.
         **options: see :class:`FeatureMethod`.
 
-    >>> FGD(alpha=1e-3).temperature
+    >>> FGD(temperature=0.5).temperature
     0.5
     """
 
@@ -48,7 +49,7 @@ class FGD(FeatureMethod):
         beta: NonNegative | None = None,
         gamma: NonNegative | None = None,
         lam: NonNegative | None = None,
-        temperature: Positive = 0.5,
+        temperature: Positive | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -64,6 +65,7 @@ class FGD(FeatureMethod):
         super().setup(student, teacher)
         weights = focal_weights(student.model, self._given)
         channels = channels_of(teacher, self.teacher_taps)
+        self.temperature = self.temperature or focal_temperature(student.model)
         self.terms = FocalGlobalLevels(channels, weights, self.temperature)
 
     def forward(self, step: Step) -> dict[str, Tensor]:

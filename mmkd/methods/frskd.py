@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.method import Method, channels_of, levels_of, refuse_unordered
-from ..core.schedules import Schedule, build_schedule
+from ..core.method import Method, Taps, channels_of, levels_of, refuse_unordered
+from ..core.options import Count, Positive, Share
+from ..core.schedules import Schedule, Weight, build_schedule
 from ..core.step import Side, Step
-from ..errors import InputError, refuse_other
+from ..errors import InputError
 from ..family.heads import is_sigmoid, logit_head, logit_taps
+from ..family.localization import BoxDivergence
 from ..family.logits import LogitDivergence
 from ..family.roi import Rois, box_tap, roi_stage
 from ..family.stages import stage_taps, task_of
 from ..family.taps import Features, Tap, parse_taps
-from ..losses.attention import attention_distance
+from ..losses.attention import attention_distance, attention_turn
 from ..necks.adapters import as_map
 from ..necks.bifpn import BiFPN, pointwise
-from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher, rotated
+from ..necks.self_teacher import ClassifierTeacher, HeadsTeacher, heads_of, lent_heads, rotated
 from ..registry import MODELS
 
 ALPHA = {'classification': 2.0, 'detection': 1.0, 'segmentation': 1.0}
-BETA = {'classification': 100.0, 'detection': 50.0, 'segmentation': 50.0}
+BETA = {'classification': 100.0, 'detection': 0.02, 'segmentation': 0.02}
+GAMMA = 1.0
 REPEAT = {'classification': 1, 'detection': 1, 'segmentation': 2}
 BETA_FITNET = 1.0
-FEATURES = ('attention', 'fitnet')
 RAMP = dict(type='Ramp', begin=2 / 3, until=1.0, shape='sigmoid')
 """From the last third of training on, ``exp(-5 (1 - t)^2)``."""
 
@@ -41,25 +43,28 @@ class FRSKD(Method):
     F_i, is trained on the labels, and through its input trains the student's backbone too. Its
     refined features T_i and logits z_t, without gradient, are the student's targets::
 
-        L = task(z_s) + task(z_t) + alpha KL(z_t || z_s) + beta sum_i mean (a(F_i) - a(T_i))^2
+        L = task(z_s) + task(z_t) + alpha KL(z_t || z_s) + beta sum_i |a(F_i) - a(T_i)|^2
 
     ``a`` is spatial attention of a map behind a ReLU. Divergence and temperature are those of KD
     for the head.
 
-    - classification: all stages; cross-entropy of the self-teacher with the labels that the
-      student's head gets, hard or mixed. alpha 2, beta 100, T 4, no ramp.
-      ``rotations`` adds a reduced form of self-supervised label augmentation: the self-teacher sees
-      the batch in four rotations, tells classes and rotations apart, and teaches their mean.
+    - classification: all stages; the feature term is the mean over positions; cross-entropy of the
+      self-teacher with the labels that the student's head gets, hard or mixed. alpha 2, beta 100,
+      T 4, no ramp. ``rotations`` adds a reduced form of self-supervised label augmentation: the
+      self-teacher sees the batch in four rotations, tells classes and rotations apart, and teaches
+      their mean.
     - segmentation, detection (ours): the maps that the heads read, and a second set of these heads
-      with their own losses. alpha 1, beta 50, T 1, zero for two thirds of training, then rising. RoI
-      heads are compared on the boxes that the student sampled.
+      with their own losses. The feature term is the sum over positions, so that levels count alike;
+      dense heads learn boxes too, with weight gamma. alpha 1, beta 0.02, gamma 1, T 1, zero for two
+      thirds of training, then rising. RoI heads are compared on the boxes that the student sampled.
 
     docs/methods/frskd.md lists what is published and where we differ.
 
     Args:
         alpha: weight of the logits' divergence: a number (ramped where the task is), or a schedule.
         beta: weight of the feature term, likewise.
-        temperature: T.
+        gamma: weight of the boxes' divergence, likewise; for dense heads of detectors.
+        temperature: T, of the logits.
         feature: ``attention``, ``fitnet`` (adapters and mean squares) or None (no feature term).
         width: of the pyramid's scaled form (classification; 2).
         channels: of the pyramid's fixed form (classification).
@@ -67,6 +72,11 @@ class FRSKD(Method):
         repeat: layers of the pyramid; by default 1, for segmentation 2.
         rotations: classification: the self-teacher learns the labels of four rotations.
         detach_input: keep the self-teacher's own loss from training the student.
+        head: detection and segmentation: ``own`` weights of the self-teacher's heads, or ``shared``,
+            the student's heads themselves.
+        deep_supervision: run the self-teacher from the first iteration on, also while none of its
+            terms has weight; by default for classification.
+        warm_up: otherwise: how much of training it runs, and learns, before one of them has weight.
         tap: the stages of a classifier, shallow to deep, if not all.
         **options: see :class:`Method`.
 
@@ -79,80 +89,111 @@ class FRSKD(Method):
 
     def __init__(
         self,
-        alpha: Any = None,
-        beta: Any = None,
-        temperature: float | None = None,
-        feature: str | None = 'attention',
-        width: float | None = None,
-        channels: int | None = None,
-        depth: int = 2,
-        repeat: int | None = None,
+        alpha: Weight | None = None,
+        beta: Weight | None = None,
+        gamma: Weight | None = None,
+        temperature: Positive | None = None,
+        feature: Literal['attention', 'fitnet'] | None = 'attention',
+        width: Positive | None = None,
+        channels: Count | None = None,
+        depth: Count = 2,
+        repeat: Count | None = None,
         rotations: bool = False,
         detach_input: bool = False,
-        tap: Any = None,
+        head: Literal['own', 'shared'] = 'own',
+        deep_supervision: bool | None = None,
+        warm_up: Annotated[float, Share()] = 1 / 6,
+        tap: Taps | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if temperature is not None and temperature <= 0:
-            raise InputError(f'FRSKD: temperature={temperature}; needed: a number above 0')
-        if feature is not None:
-            refuse_other('FRSKD: feature', feature, FEATURES)
         if feature is None and beta is not None:
             raise InputError(f'FRSKD: beta={beta!r} with feature=None has no effect; leave one out')
-        self._alpha, self._beta = _checked('alpha', alpha), _checked('beta', beta)
+        self._given = dict(alpha=alpha, beta=beta, gamma=gamma)
         self.feature, self.detach_input, self._tap = feature, detach_input, tap
         self._sizes = dict(width=width, channels=channels)
         self.depth, self.repeat, self.rotations = depth, repeat, rotations
+        self.head, self.deep_supervision, self.warm_up = head, deep_supervision, warm_up
         self.temperature = temperature
         self.divergence: LogitDivergence | None = None
+        self.localization: BoxDivergence | None = None
         self.logits: list[Tap] = []
         self.maps: list[Tap] = []
         self.boxes: list[Tap] = []
         self.adapters = nn.ModuleList()
         self.self_teacher: nn.Module | None = None
-        self.alpha: Schedule = build_schedule(0.0)
-        self.beta: Schedule = build_schedule(0.0)
+        self.alpha = self.beta = self.gamma = build_schedule(0.0)
+        self._compare = attention_distance
 
     # -- set-up ---------------------------------------------------------------------------------
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Take the stages or the pyramid, the class logits, and the boxes that these are of."""
+        """Take the stages or the pyramid, the class logits and boxes, and the boxes that RoI logits are of."""
         task = task_of(student)
         self._refuse_task(student, task)
         self.divergence = LogitDivergence.of(student, student, self.temperature)
+        self.localization = BoxDivergence.of(student)
+        self._refuse_idle_options(student, task)
         self.logits = logit_taps(student)
         self.maps = self._map_taps(student, task)
         if self.divergence.kind == 'roi':
             self.boxes = [box_tap(tap) for tap in self.logits]
-        self.student_taps = [*self.maps, *self.logits, *self.boxes]
+        self.student_taps = [*self.maps, *self._answers, *self.boxes]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build the self-teacher: its pyramid, and heads as the student's."""
         refuse_unordered('FRSKD', student, self.maps)
         channels = channels_of(student, self.maps)
         pyramid = BiFPN(channels, **self._form(student.task, channels))
-        if student.task == 'classification':
-            classes = _classes(student, self.logits)
-            tap = self.logits[0]
-            self.self_teacher = ClassifierTeacher(pyramid, classes, tap, self.rotations)
-        else:
-            self.self_teacher = HeadsTeacher(pyramid, student.config, self.logits)
+        self.self_teacher = self._self_teacher(student, pyramid)
         if self.feature == 'fitnet':
             pairs = zip(channels, pyramid.out_channels)
             self.adapters.extend(pointwise(own, refined) for own, refined in pairs)
-        self.alpha = _schedule(self._alpha, ALPHA[student.task], student.task)
-        self.beta = _schedule(self._beta, self._default_beta(student.task), student.task)
+        defaults = dict(
+            alpha=ALPHA[student.task],
+            beta=self._default_beta(student.task),
+            gamma=0.0 if self.localization is None else GAMMA,
+        )
+        for name, default in defaults.items():
+            setattr(self, name, _schedule(self._given[name], default, student.task))
+        if student.task != 'classification':
+            self._compare = attention_turn
+        if self.deep_supervision is None:
+            self.deep_supervision = student.task == 'classification'
 
     def reaches_student(self, term: str) -> bool:
         """Of the self-teacher's losses the classifier's, unless its inputs are detached."""
         # a detector's terms may be zero where a batch holds no object
         if term == 'loss_ce':
             return not self.detach_input
-        return term in ('loss_logits', f'loss_{self.feature}')
+        return term in ('loss_logits', 'loss_localization', f'loss_{self.feature}')
 
     def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
-        """The adapters, as long as the feature term has no weight."""
+        """All of them until the self-teacher runs; the adapters, as long as the feature term has no weight."""
+        if not self._runs(progress):
+            return self.parameters()
         return () if self.beta(progress) > 0 else self.adapters.parameters()
+
+    @property
+    def _answers(self) -> list[Tap]:
+        """Where the heads' answers pass that are compared."""
+        return self.logits + ([] if self.localization is None else [self.localization.tap])
+
+    def _self_teacher(self, student: Side, pyramid: BiFPN) -> nn.Module:
+        if student.task == 'classification':
+            classes = _classes(student, self.logits)
+            return ClassifierTeacher(pyramid, classes, self.logits[0], self.rotations)
+        lent = self.head == 'shared'
+        heads = lent_heads(student.model) if lent else heads_of(student.config)
+        return HeadsTeacher(pyramid, heads, self._answers, lent)
+
+    def _runs(self, progress: float) -> bool:
+        """Whether the self-teacher is run: one of its terms has weight, or will have after its warm-up."""
+        times = (progress, min(1.0, progress + self.warm_up))
+        weights = (
+            schedule(time) for schedule in (self.alpha, self.beta, self.gamma) for time in times
+        )
+        return bool(self.deep_supervision) or any(weight > 0 for weight in weights)
 
     def _map_taps(self, student: nn.Module, task: str) -> list[Tap]:
         if task == 'classification':
@@ -186,15 +227,20 @@ class FRSKD(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The self-teacher's own losses, and what the student is to learn from it."""
         assert self.self_teacher is not None
-        alpha, beta = self.alpha(step.progress), self.beta(step.progress)
+        if not self._runs(step.progress):
+            return {}
         maps = self._maps(step)
         inputs = [m.detach() for m in maps] if self.detach_input else maps
-        rois = self._rois(step) if alpha > 0 else None
-        refined, terms, logits = self.self_teacher(inputs, step.samples, rois)
-        if beta > 0:
-            terms[f'loss_{self.feature}'] = beta * self._distance(maps, refined)
-        if alpha > 0:
-            terms['loss_logits'] = alpha * self._divergence(step.student, logits)
+        rois = self._rois(step) if self.alpha(step.progress) > 0 else None
+        refined, terms, answers = self.self_teacher(inputs, step.samples, rois)
+        taught = {
+            f'loss_{self.feature}': (self.beta, lambda: self._distance(maps, refined)),
+            'loss_logits': (self.alpha, lambda: self._divergence(step.student, answers)),
+            'loss_localization': (self.gamma, lambda: self._misplaced(step.student, answers)),
+        }
+        for name, (schedule, term) in taught.items():
+            if (weight := schedule(step.progress)) > 0:
+                terms[name] = weight * term()
         return terms
 
     def _maps(self, step: Step) -> list[Tensor]:
@@ -215,13 +261,21 @@ class FRSKD(Method):
             triples = zip(self.adapters, active, fixed)
             distances = [F.mse_loss(adapt(own), t) for adapt, own, t in triples]
         else:
-            distances = [attention_distance(own, t) for own, t in zip(active, fixed)]
+            distances = [self._compare(own, t) for own, t in zip(active, fixed)]
         return torch.stack(distances).sum()
 
     def _divergence(self, student: Features, teacher: Features) -> Tensor:
         assert self.divergence is not None
         sides = ([t for tap in self.logits for t in side[tap]] for side in (student, teacher))
         return self.divergence(*sides)
+
+    def _misplaced(self, student: Features, teacher: Features) -> Tensor:
+        """How far the boxes are from the self-teacher's where it is sure of an object."""
+        assert self.divergence is not None
+        assert self.localization is not None
+        sure = self.divergence.confidence([t for tap in self.logits for t in teacher[tap]])
+        boxes = self.localization.tap
+        return self.localization(student[boxes], teacher[boxes], sure)
 
     def _rois(self, step: Step) -> Rois:
         return {
@@ -248,6 +302,20 @@ class FRSKD(Method):
                 'is trained with cross-entropy: needed: a softmax head with one label for an image'
             )
 
+    def _refuse_idle_options(self, student: nn.Module, task: str) -> None:
+        """Options that would have no effect on this student."""
+        gamma = self._given['gamma']
+        if gamma is not None and self.localization is None:
+            raise InputError(
+                f'FRSKD: gamma={gamma!r}; the boxes of {type(logit_head(student)).__name__} are not '
+                'compared, only those of dense heads with bins or a plain box coder; leave it out'
+            )
+        if self.head == 'shared' and task == 'classification':
+            raise InputError(
+                "FRSKD: head='shared'; a classifier's self-teacher has more channels than the "
+                "student's head reads; needed: head='own'"
+            )
+
     def _refuse_oblong(self, images: Tensor) -> None:
         height, width = images.shape[-2:]
         if height != width:
@@ -255,17 +323,6 @@ class FRSKD(Method):
                 f'FRSKD: rotations=True; the images of the batch are {height}x{width}; needed: square '
                 'ones (RandomResizedCrop or Resize in the train pipeline), or rotations=False'
             )
-
-
-def _checked(option: str, value: Any) -> Any:
-    """An option that is no weight is answered here, with its name."""
-    if value is not None:
-        try:
-            build_schedule(value)
-        except InputError as error:
-            reason = str(error).removeprefix('weight: ')
-            raise InputError(f'FRSKD: {option}: {reason}') from error
-    return value
 
 
 def _schedule(value: Any, default: float, task: str) -> Schedule:

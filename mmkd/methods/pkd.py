@@ -17,8 +17,8 @@ class PKD(FeatureMethod):
     positions; that is half the mean squared error of the standardised maps.
 
     Difference from the paper: the standard deviation is the population's, which makes the two forms
-    exactly equal. The weight for detection is the one published for Faster R-CNN (6); for the other
-    tasks it is 1, ours.
+    exactly equal. The weight for detection is the one published for Faster R-CNN (6; for RetinaNet it is
+    10), on all levels where the authors take the first four; for the other tasks it is 1, ours.
 
     >>> PKD().weights['detection']
     6.0

@@ -22,10 +22,18 @@ from ..registry import MODELS
 
 WEIGHTS: Mapping[str, dict[str, float]] = {
     'two-stage': dict(alpha=5e-5, beta=2.5e-5, gamma=5e-5, lam=5e-7),
-    'anchor-based': dict(alpha=1e-3, beta=5e-4, gamma=1e-3, lam=5e-6),
+    'anchor-based': dict(alpha=1e-3, beta=5e-4, gamma=5e-4, lam=5e-6),
     'anchor-free': dict(alpha=1.6e-3, beta=8e-4, gamma=8e-4, lam=8e-6),
 }
-"""The published weights by kind of detector."""
+"""The published weights by kind of detector: those of the authors' configs (``configs/distillers/fgd``) of
+
+- two-stage: Faster R-CNN R101 to R50, Mask R-CNN R101 to R50, Cascade Mask R-CNN X101 to Faster R-CNN R50;
+- anchor-based: RetinaNet R101 to R50, X101 to R50 and to R101, GFL R101 to R50. The default of the authors'
+  loss for gamma, 1e-3, is in none of them;
+- anchor-free: FCOS R101 to R50, RepPoints R101 to R50, X101 to R50.
+"""
+TEMPERATURES = {'two-stage': 0.5, 'anchor-based': 0.5, 'anchor-free': 0.8}
+"""Likewise; 0.8 is FCOS's, RepPoints has 0.5."""
 
 
 @MODELS.register_module()
@@ -119,6 +127,11 @@ def focal_weights(model: Any, chosen: Mapping[str, float] | None = None) -> dict
     defaults = WEIGHTS[detector_kind(model)]
     refuse_unknown('FGD', chosen or {}, [*defaults])
     return {**defaults, **(chosen or {})}
+
+
+def focal_temperature(model: Any) -> float:
+    """The published temperature for a detector."""
+    return TEMPERATURES[detector_kind(model)]
 
 
 TERMS = dict(alpha='foreground', beta='background', gamma='attention', lam='relation')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +22,11 @@ NOT_HEADS = ('backbone', 'neck', 'data_preprocessor')
 
 
 class Answer(NamedTuple):
-    """What a self-teacher gives: refined maps, its own losses, and its logits without gradient."""
+    """What a self-teacher gives: refined maps, its own losses, and its heads' answers without gradient."""
 
     maps: tuple[Tensor, ...]
     losses: dict[str, Tensor]
-    logits: Features
+    answers: Features
 
 
 ROTATIONS = 4
@@ -72,28 +74,48 @@ class ClassifierTeacher(nn.Module):
 
 
 class HeadsTeacher(nn.Module):
-    """A pyramid under a second set of the student's own heads: same config, other weights.
+    """A pyramid under a second set of the student's heads (:func:`heads_of`), or its own (:func:`lent_heads`).
+
+    Lent heads stay the student's: they are no part of the self-teacher's parameters, and the running
+    statistics of their norms stay those of the student's maps.
 
     Args:
         pyramid: refines the maps that the student's heads read, keeping their channels.
-        config: the student's model config.
-        taps: where the student's class logits are.
+        heads: a model without backbone and neck.
+        taps: where the student's answers are.
+        lent: whether the heads are the student's own.
     """
 
-    def __init__(self, pyramid: BiFPN, config: Mapping[str, Any], taps: Sequence[Tap]) -> None:
+    heads: Any
+
+    def __init__(
+        self, pyramid: BiFPN, heads: nn.Module, taps: Sequence[Tap], lent: bool = False
+    ) -> None:
         super().__init__()
-        self.pyramid, self.taps = pyramid, list(taps)
-        self.heads = heads_of(config)
+        self.pyramid, self.taps, self.lent = pyramid, list(taps), lent
+        if lent:
+            vars(self)['heads'] = (
+                heads  # past torch's registration: no second owner of their weights
+            )
+        else:
+            self.heads = heads
 
     def forward(self, maps: Sequence[Tensor], samples: Any, rois: Rois | None = None) -> Answer:
         """Refine the maps and run the heads' losses; RoI logits are those of the student's boxes."""
         refined = self.pyramid(maps)
-        with capture(self.heads, {tap.place for tap in self.taps}, owner=OWNER) as logits:
+        if not self.lent:
+            return self._answer(refined, samples, rois)
+        self.heads.training = self.training
+        with kept_buffers(self.heads):
+            return self._answer(refined, samples, rois)
+
+    def _answer(self, refined: Any, samples: Any, rois: Rois | None) -> Answer:
+        with capture(self.heads, {tap.place for tap in self.taps}, owner=OWNER) as answers:
             losses = self.heads.loss(refined, samples)
         if rois:
             with torch.no_grad():
-                logits = observe(self.heads, self.taps, refined, rois=rois, owner=OWNER)
-        return Answer(refined, named(losses), detached(logits, self.taps))
+                answers = observe(self.heads, self.taps, refined, rois=rois, owner=OWNER)
+        return Answer(refined, named(losses), detached(answers, self.taps))
 
 
 def heads_of(config: Mapping[str, Any]) -> Any:
@@ -110,6 +132,34 @@ def heads_of(config: Mapping[str, Any]) -> Any:
     model.init_cfg = None  # weights of the whole student
     model.init_weights()
     return model
+
+
+def lent_heads(student: nn.Module) -> Any:
+    """A student without its backbone and neck, on the same weights: it takes features in place of images."""
+    view: Any = copy.copy(student)
+    kept = {name: part for name, part in student._modules.items() if name not in NOT_HEADS}
+    vars(view).update(_modules=kept, extract_feat=_as_given)
+    return view
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Let a model write to copies of its buffers, such as the statistics of its norms, and keep its own.
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> with kept_buffers(norm):
+    ...     _ = norm(torch.tensor([[2.0], [4.0]]))
+    >>> norm.running_mean
+    tensor([0.])
+    """
+    own = [(part, dict(part._buffers)) for part in model.modules()]
+    for part, buffers in own:
+        part._buffers.update({n: b if b is None else b.clone() for n, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for part, buffers in own:  # not copied back: autograd has seen both
+            part._buffers.update(buffers)
 
 
 def targets(samples: Sequence[Any]) -> Tensor:

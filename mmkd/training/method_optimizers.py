@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from ..collectives import local_part, on_any_rank
 from ..core.distiller import Distiller, plain_view
 from ..core.method import Method
+from ..core.schedules import progress
 from ..errors import InputError
 from ..registry import HOOKS
 from .manifest import MANIFEST, manifest, refuse_other_training
@@ -35,8 +36,9 @@ class DistillationHook(Hook):
 
     The method's parameters leave the student's optimiser, and with that its gradient clipping. Both
     optimisers step at the same iterations, gradient accumulation and loss scaling included. The
-    method's schedulers run with the Runner's, and everything is saved and resumed. Averages (EMAHook) are
-    of the plain student: they pair its weights with their copy's by place.
+    method's schedulers run with the Runner's, and everything is saved and resumed. Parameters that
+    have no part in the losses yet keep their values, whatever the weight decay. Averages (EMAHook)
+    are of the plain student: they pair its weights with their copy's by place.
     """
 
     priority = 'HIGH'
@@ -58,6 +60,8 @@ class DistillationHook(Hook):
         for name, method in methods.items():
             if method.optimizer is not None:
                 self._install(runner, name, method)
+        for optimizer in (runner.optim_wrapper.optimizer, *self.optimizers.values()):
+            pass_by_idle(optimizer, bare(runner).distillation)
 
     def before_train(self, runner: Runner) -> None:
         """Show averages the plain student."""
@@ -170,6 +174,19 @@ def leave_out(wrapper: Any, distillation: Any) -> None:
             update(*args, **kwargs)
 
     wrapper.update_params = update_params
+
+
+def pass_by_idle(optimizer: Optimizer, distillation: Any) -> None:
+    """Keep an optimiser from parameters that have no part in the losses yet.
+
+    Their gradient is zero, which distributed training needs and weight decay does not care for.
+    """
+
+    def forget(*_: Any) -> None:
+        for parameter in distillation.idle_parameters(progress()):
+            parameter.grad = None
+
+    optimizer.register_step_pre_hook(forget)
 
 
 def in_iterations(config: Mapping[str, Any], total: int) -> dict[str, Any]:

@@ -29,6 +29,32 @@ def test_the_method_sums_weighted_levels(family):
         assert losses[f'fgd/{name}'].item() == pytest.approx(value, rel=1e-5), name
 
 
+PUBLISHED = {
+    'retinanet': (1e-3, 5e-4, 5e-4, 5e-6, 0.5),
+    'gfl': (1e-3, 5e-4, 5e-4, 5e-6, 0.5),
+    'faster_rcnn': (5e-5, 2.5e-5, 5e-5, 5e-7, 0.5),
+    'mask_rcnn': (5e-5, 2.5e-5, 5e-5, 5e-7, 0.5),
+    'fcos': (1.6e-3, 8e-4, 8e-4, 8e-6, 0.8),
+}
+"""alpha, beta, gamma, lam and T of the authors' config for a detector of that family."""
+
+
+@pytest.mark.parametrize('family', PUBLISHED)
+def test_weights_and_temperature_are_those_of_the_authors_config(family):
+    config = h.FAMILIES[family]()
+    fgd = h.distiller(config, config, fgd=dict(type='mmkd.FGD')).distillation.fgd
+    terms = ('foreground', 'background', 'attention', 'relation')
+    assert [fgd.terms.weights[f'loss_{term}'] for term in terms] == list(PUBLISHED[family][:4])
+    assert {level.temperature for level in fgd.terms} == {PUBLISHED[family][4]}
+
+
+def test_a_given_temperature_is_taken():
+    fgd = h.distiller(
+        h.fcos(), h.fcos(), fgd=dict(type='mmkd.FGD', temperature=0.5)
+    ).distillation.fgd
+    assert {level.temperature for level in fgd.terms} == {0.5}
+
+
 def test_a_term_without_weight_is_left_out():
     model = h.distiller(h.retinanet(), h.retinanet(), fgd=dict(type='mmkd.FGD', lam=0.0))
     names = {n for n in h.losses_of(model, 'retinanet') if n.startswith('fgd/')}

@@ -6,13 +6,15 @@ import helpers as h
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.structures.bbox import bbox_overlaps
 
 import mmkd
 from mmkd.core.schedules import build_schedule
 from mmkd.errors import InputError
 from mmkd.losses.attention import attention_distance
 
-EARLY, LATE = 0.5, 0.9
+BEFORE, EARLY, LATE = 0.3, 0.55, 0.9
+"""Of a detector's training: nothing runs, the self-teacher learns, it teaches."""
 RAMP = build_schedule(dict(type='Ramp', value=1.0, begin=2 / 3, until=1.0, shape='sigmoid'))
 
 
@@ -239,7 +241,8 @@ def grads(value, parameters):
 
 DISTILLING = {
     'classifier': ('logits', 'attention'),
-    'retinanet': ('logits', 'attention'),
+    'retinanet': ('logits', 'attention', 'localization'),
+    'gfl': ('logits', 'attention', 'localization'),
     'faster_rcnn': ('logits', 'attention'),
     'segmentor': ('logits', 'attention'),
 }
@@ -265,8 +268,9 @@ def test_who_trains_whom(family, detach_input, at):
     assert not grads(own, heads)
 
 
+DENSE = ('retinanet', 'gfl', 'fcos', 'rtmdet', 'softmax')
 FAMILIES = [
-    'retinanet', 'gfl', 'fcos', 'rtmdet', 'softmax', 'faster_rcnn', 'cascade_rcnn', 'mask_rcnn',
+    *DENSE, 'faster_rcnn', 'cascade_rcnn', 'mask_rcnn',
     'dino', 'deformable_detr', 'segmentor',
 ]  # fmt: skip
 
@@ -291,8 +295,9 @@ def test_any_family_trains(family, at):
     assert len(idle) <= len(unused)
     at(LATE)
     late = h.losses_of(model, family)
-    assert set(late) - set(early) == {'frskd/loss_attention', 'frskd/loss_logits'}
-    assert all(late[f'frskd/loss_{term}'] > 0 for term in ('attention', 'logits'))
+    taught = {'attention', 'logits', *(['localization'] if family in DENSE else [])}
+    assert set(late) - set(early) == {f'frskd/loss_{term}' for term in taught}
+    assert all(late[f'frskd/loss_{term}'] > 0 for term in taught)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'softmax', 'gfl', 'segmentor'])
@@ -308,9 +313,10 @@ def test_dense_terms_are_those_of_two_heads_ramped(family, at):
     assert [t.shape for t in refined] == [m.shape for m in maps]
     ramp = RAMP(LATE)
     active = [m.clamp_min(0) for m in maps]
-    expected = sum((attention(s) - attention(t)).square().mean() for s, t in zip(active, refined))
+    images = len(maps[0])
+    turns = [(attention(s) - attention(t)).square().sum() / images for s, t in zip(active, refined)]
     assert losses['frskd/loss_attention'].item() == pytest.approx(
-        20 * ramp * expected.item(), rel=1e-4
+        20 * ramp * sum(turns).item(), rel=1e-4
     )
     if family == 'segmentor':
         z_s, z_t = model.decode_head(maps), teacher.heads.decode_head(refined)
@@ -335,8 +341,10 @@ def dense_divergence(student, teacher, softmax):
     return both.sum() / p.amax(1).sum().clamp_min(1)
 
 
-def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps():
-    model = build('retinanet')
+@pytest.mark.parametrize('head', ['own', 'shared'])
+def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps(head, at):
+    at(EARLY)
+    model = build('retinanet', head=head)
     data = batch(model, 'retinanet')
     losses = model(**data, mode='loss')
     heads = model.distillation.frskd.self_teacher.heads
@@ -345,7 +353,146 @@ def test_the_self_teachers_own_loss_is_the_heads_loss_on_the_refined_maps():
         assert losses[f'frskd/{name}'].item() == pytest.approx(sum(values).item(), rel=1e-5)
     ours, theirs = model.bbox_head.state_dict(), heads.bbox_head.state_dict()
     assert ours.keys() == theirs.keys()
-    assert not all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) is (head == 'shared')
+
+
+@pytest.mark.parametrize('family', ['gfl', 'retinanet'])
+def test_boxes_follow_the_self_teachers_where_it_is_sure(family, at):
+    at(LATE)
+    model = build(family, gamma=3.0)
+    data = batch(model, family)
+    losses = model(**data, mode='loss')
+    teacher, head = model.distillation.frskd.self_teacher, model.bbox_head
+    maps = model.extract_feat(data['inputs'])
+    ours, theirs = head(maps), teacher.heads.bbox_head(teacher.pyramid(maps))
+    total, sure = 0.0, 0.0
+    places = head.prior_generator.grid_priors([m.shape[-2:] for m in maps], device='cpu')
+    for at_level, own, target, scores in zip(places, ours[1], theirs[1], theirs[0]):
+        own, target = (m.permute(0, 2, 3, 1) for m in (own, target))
+        chance = scores.permute(0, 2, 3, 1).reshape(-1, h.CLASSES).sigmoid().amax(1)
+        if family == 'gfl':
+            p, log_q = target.reshape(-1, 4, 17).softmax(2), own.reshape(-1, 4, 17).log_softmax(2)
+            distance = (p * (p.log() - log_q)).sum(2).mean(1)
+        else:
+            boxes = [
+                head.bbox_coder.decode(at_level.repeat(len(own), 1), m.reshape(-1, 4))
+                for m in (own, target)
+            ]
+            distance = 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True)
+        total, sure = total + (chance * distance).sum(), sure + chance.sum()
+    expected = 3 * RAMP(LATE) * total / sure.clamp_min(1)
+    assert losses['frskd/loss_localization'].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize('family', ['retinanet', 'faster_rcnn', 'segmentor'])
+def test_nothing_runs_before_the_warm_up(family, at, monkeypatch):
+    model, plain = build(family), h.freeze_statistics(h.build(h.FAMILIES[family]()))
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if 'distillation' not in k})
+    teacher, runs = model.distillation.frskd.self_teacher, []
+    forward = teacher.forward
+    monkeypatch.setattr(teacher, 'forward', lambda *args: runs.append(1) or forward(*args))
+    for share, expected in ((0.0, 0), (0.49, 0), (0.51, 1), (LATE, 2)):
+        at(share)
+        losses = h.losses_of(model, family)
+        assert len(runs) == expected
+        assert any(name.startswith('frskd/') for name in losses) is (expected > 0)
+
+
+def test_the_warm_up_is_as_long_as_asked_and_deep_supervision_needs_none(at):
+    first = {}
+    for name, options in dict(
+        default={}, none=dict(warm_up=0.0), half=dict(warm_up=0.5), deep=dict(deep_supervision=True)
+    ).items():
+        method = build('retinanet', **options).distillation.frskd
+        first[name] = next(i / 600 for i in range(601) if method._runs(i / 600))
+    assert first['default'] == pytest.approx(1 / 2, abs=0.002)
+    assert first['none'] == pytest.approx(2 / 3, abs=0.002)
+    assert first['half'] == pytest.approx(1 / 6, abs=0.002)
+    assert first['deep'] == 0
+
+
+def test_a_term_that_ends_lets_the_self_teacher_rest():
+    until = dict(type='CutOff', value=1.0, at=0.4)
+    off = dict(feature=None, gamma=0.0)
+    method = build('retinanet', alpha=until, **off).distillation.frskd
+    assert [method._runs(share) for share in (0.0, 0.3, 0.5, 1.0)] == [True, True, False, False]
+
+
+def test_a_classifiers_self_teacher_runs_from_the_start_unless_told_otherwise(at):
+    late = dict(alpha=dict(type='Ramp', value=1.0, begin=0.8, until=1.0), feature=None)
+    at(BEFORE)
+    assert 'frskd/loss_ce' in h.losses_of(build(**late), 'classifier')
+    assert set(h.losses_of(build(**late, deep_supervision=False), 'classifier')) == {'loss'}
+
+
+@pytest.mark.parametrize('head', ['own', 'shared'])
+def test_idle_parameters_are_those_that_the_losses_do_not_reach(head, at):
+    for share in (BEFORE, EARLY, LATE):
+        at(share)
+        model = build('retinanet', head=head, feature='fitnet')
+        method = model.distillation.frskd
+        idle = {id(p) for p in method.idle_parameters(share)}
+        losses = h.losses_of(model, 'retinanet')
+        total = sum(
+            v if isinstance(v, torch.Tensor) else sum(v) for k, v in losses.items() if 'loss' in k
+        )
+        total.backward()  # of the distiller: every parameter has a gradient, by zero where it is idle
+        assert all(p.grad is not None for p in method.parameters())
+        moved = {id(p) for p in method.parameters() if p.grad.any()}
+        assert not moved & idle
+        everything = {id(p) for p in method.parameters()}
+        adapters = {id(p) for p in method.adapters.parameters()}
+        assert idle == {BEFORE: everything, EARLY: adapters, LATE: set()}[share]
+
+
+@pytest.mark.parametrize('family', ['retinanet', 'gfl', 'faster_rcnn', 'dino', 'segmentor'])
+def test_a_shared_head_learns_on_both_maps_and_teaches(family, at):
+    at(LATE)
+    model = build(family, head='shared')
+    losses = h.losses_of(model, family)
+    method = model.distillation.frskd
+    names = {'bbox_head', 'rpn_head', 'roi_head', 'decode_head', 'encoder', 'decoder'}
+    heads = [p for name, part in model.named_children() if name in names for p in part.parameters()]
+    own = sum(
+        v
+        for k, v in losses.items()
+        if k.startswith('frskd/loss') and k[11:] not in DISTILLING['gfl']
+    )
+    assert grads(own, heads)
+    assert grads(losses['frskd/loss_logits'], heads)
+    assert not grads(losses['frskd/loss_logits'], method.parameters())
+    assert {name.split('.')[1] for name in method.state_dict()} == {'pyramid'}
+    model.parse_losses(losses)[0].backward()
+
+
+def test_a_shared_head_saves_parameters_and_no_multiply_adds(at):
+    counted, held = {}, {}
+    for head, share in (('own', LATE), ('shared', LATE), ('none', BEFORE)):
+        at(share)
+        model = build('retinanet', head='own' if head == 'none' else head)
+        counts = []
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(
+                    lambda module, _, out, counts=counts: counts.append(
+                        out.numel() * module.weight[0].numel()
+                    )
+                )
+        h.losses_of(model, 'retinanet')
+        counted[head] = sum(counts)
+        held[head] = sum(p.numel() for p in model.distillation.parameters())
+    heads = sum(p.numel() for p in model.bbox_head.parameters())
+    assert counted['own'] == counted['shared'] > 1.1 * counted['none']
+    assert held['own'] == held['shared'] + heads
+
+
+def test_a_shared_heads_student_is_a_plain_student(at):
+    at(LATE)
+    model, plain = build('retinanet', head='shared'), h.build(h.retinanet())
+    own = {name for name in model.state_dict() if not name.startswith('distillation.')}
+    assert own == set(plain.state_dict()) == set(copy.deepcopy(model).state_dict())
+    twin = copy.deepcopy(model)
+    assert twin.bbox_head is not model.bbox_head
 
 
 @pytest.mark.parametrize('family', ['faster_rcnn', 'cascade_rcnn'])
@@ -385,8 +532,10 @@ def test_weights_that_only_the_whole_detector_draws_are_drawn(family):
 def test_a_schedule_is_taken_as_it_is(at):
     at(EARLY)
     constant = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])
-    losses = h.losses_of(build('retinanet', alpha=constant, beta=constant), 'retinanet')
-    assert {'frskd/loss_attention', 'frskd/loss_logits'} < set(losses)
+    weights = dict(alpha=constant, beta=constant, gamma=constant)
+    losses = h.losses_of(build('retinanet', **weights), 'retinanet')
+    terms = ('attention', 'logits', 'localization')
+    assert {f'frskd/loss_{term}' for term in terms} < set(losses)
 
 
 def test_the_methods_weight_scales_every_term():
@@ -480,17 +629,28 @@ def bare_head(student):
         ('classifier', None, dict(tap=['backbone.layer3', 'backbone.layer2']), 'grow: [(8, 8), (16, 16)]'),
         ('classifier', bare_head, dict(), 'num_classes=None; needed: one vector of class logits'),
         ('classifier', sigmoid_head, dict(), 'sigmoid classes'),
-        ('classifier', None, dict(alpha=-1), 'alpha: -1 is no weight; needed: a finite number >= 0'),
-        ('classifier', None, dict(beta=-0.5), 'beta: -0.5 is no weight; needed: a finite number >= 0'),
+        ('classifier', None, dict(alpha=-1), 'alpha=-1: -1 is no weight; needed: a finite number >= 0'),
+        ('classifier', None, dict(beta=-0.5), 'beta=-0.5: -0.5 is no weight; needed: a finite number >= 0'),
         ('classifier', None, dict(feature='atention'), "feature='atention'; nearest: 'attention'"),
         ('classifier', None, dict(feature=None, beta=1.0), 'feature=None has no effect'),
         ('classifier', None, dict(repeat=0), 'repeat=0; needed: a whole number >= 1'),
         ('classifier', None, dict(alpah=1), "unknown option 'alpah'; nearest: 'alpha'"),
-        ('classifier', None, dict(temperature=0), 'temperature=0; needed: a number above 0'),
+        ('classifier', None, dict(temperature=0), 'temperature=0; needed: a finite number above 0'),
         ('classifier', None, dict(teacher='t'), 'is a self-method and takes no teacher'),
         ('retinanet', None, dict(channels=64), 'channels=64; for detection the pyramid'),
         ('retinanet', None, dict(rotations=True), 'rotations=True is for classification'),
         ('segmentor', None, dict(tap='backbone.layer4'), 'for segmentation the pyramid'),
+        ('segmentor', None, dict(gamma=1.0), 'gamma=1.0; the boxes of FCNHead are not compared'),
+        ('faster_rcnn', None, dict(gamma=1.0), 'gamma=1.0; the boxes of Shared2FCBBoxHead are not'),
+        ('classifier', None, dict(gamma='x'), "gamma='x'"),
+        ('classifier', None, dict(head='shared'), "head='shared'; a classifier's self-teacher"),
+        ('retinanet', None, dict(head='sharde'), "head='sharde'; nearest: 'shared'"),
+        ('retinanet', None, dict(warm_up=1.5), 'warm_up=1.5; needed: a finite number in [0, 1]'),
+        ('retinanet', None, dict(deep_supervision='yes'), "deep_supervision='yes'; needed: True or False"),
+        ('classifier', None, dict(depth=1.5), 'depth=1.5; needed: a whole number >= 1'),
+        ('classifier', None, dict(rotations=1), 'rotations=1; needed: True or False'),
+        ('classifier', None, dict(width=-1), 'width=-1; needed: a finite number above 0'),
+        ('classifier', None, dict(tap=3), 'tap=3: tap: 3; needed: a module name'),
     ],
 )  # fmt: skip
 def test_wrong_input_is_answered(family, change, options, words):

@@ -25,7 +25,7 @@ OPTIONS = {
     'sfr': dict(type='mmkd.SFR'),
     'dpk': dict(type='mmkd.DPK', size='light', optimizer=None),
 }
-KEPT = ('sfr/', 'frskd/loss_logits', 'frskd/loss_attention')
+KEPT = ('sfr/', 'frskd/loss_logits', 'frskd/loss_attention', 'frskd/loss_localization')
 ITERATIONS = 50
 TOLERANCE = 0.05
 """Of the mean total loss of the last ten iterations, relative."""

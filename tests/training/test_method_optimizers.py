@@ -284,3 +284,36 @@ def test_leaving_out_needs_the_hook():
                          methods=dict(boom=boom)))  # fmt: skip
     with pytest.raises(InputError, match='skip_nonfinite=1: no hook leaves iterations out'):
         h.losses_of(model, 'classifier')
+
+
+class Early(Hook):
+    """Notes the self-teacher's weights at every iteration, and the length of one of the student's."""
+
+    def __init__(self):
+        self.seen, self.lengths = [], []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        teacher = runner.model.distillation.frskd.self_teacher
+        self.seen.append([p.detach().clone() for p in teacher.parameters()])
+        self.lengths.append(runner.model.backbone.layer4[0].conv1.weight.norm().item())
+
+
+def test_parameters_that_wait_keep_their_values_whatever_the_weight_decay(tmp_path, shapes):
+    cfg = h.runner_config('retinanet', tmp_path, shapes)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=100)
+    cfg.train_dataloader.sampler.type = 'InfiniteSampler'
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.sampler_seed = None
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.001, weight_decay=10.0)
+    frskd = dict(type='mmkd.FRSKD', warm_up=0.0)  # from iteration 4 of 6 on
+    cfg.model = dict(type='mmkd.Distiller', student=cfg.model, methods=dict(frskd=frskd))
+    cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
+    torch.manual_seed(0)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(early := Early())
+    start = [p.detach().clone() for p in runner.model.distillation.frskd.self_teacher.parameters()]
+    runner.train()
+    same = [all(torch.equal(a, b) for a, b in zip(start, seen)) for seen in early.seen]
+    assert same == [True] * 4 + [False] * 2
+    assert early.lengths[3] < 0.98 * early.lengths[0]  # the student's decay
