@@ -90,7 +90,7 @@ class DistillationHook(Hook):
         """Save the optimisers' states, what methods remember, and what all was trained with."""
         if self._manifest:
             checkpoint[MANIFEST] = self._manifest
-        states = {name: method.training_state() for name, method in methods_of(runner).items()}
+        states = {name: on_cpu(method.training_state()) for name, method in methods_of(runner).items()}
         if any(state is not None for state in states.values()):
             checkpoint[STATES] = states
         if self.optimizers:
@@ -103,7 +103,7 @@ class DistillationHook(Hook):
         refuse_other_training(checkpoint.get(MANIFEST), self._manifest)
         for name, method in methods_of(runner).items():
             if (state := checkpoint.get(STATES, {}).get(name)) is not None:
-                method.resume_training(state)
+                method.resume_training(on_cpu(state))
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
                 optimizer.load_state_dict(checkpoint[KEY][name])
@@ -149,6 +149,23 @@ def methods_of(runner: Runner) -> dict[str, Method]:
     """The methods of the Runner's model; none if it is no Distiller."""
     model = bare(runner)
     return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def on_cpu(state: Any) -> Any:
+    """A nest of dicts, lists and tuples with its tensors on the CPU.
+
+    A Runner loads a checkpoint onto its device, and generators take their states from the CPU alone.
+
+    >>> on_cpu({'seen': [(torch.ones(1), 'two')]})
+    {'seen': [(tensor([1.]), 'two')]}
+    """
+    if isinstance(state, Tensor):
+        return state.detach().cpu()
+    if isinstance(state, Mapping):
+        return {key: on_cpu(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(on_cpu(value) for value in state)
+    return state
 
 
 def show_plain_student(runner: Runner) -> None:
@@ -230,4 +247,4 @@ def all_finite(grads: Sequence[Tensor]) -> bool:
     largest = torch._foreach_norm([grad for grad in own if grad.numel()], torch.inf)
     finite = not largest or bool(torch.stack(largest).isfinite().all())
     sharded = any(part is not grad for part, grad in zip(own, grads))
-    return not on_any_rank(not finite) if sharded else finite
+    return not on_any_rank(not finite)[0] if sharded else finite

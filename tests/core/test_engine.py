@@ -9,7 +9,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from mmkd import InputError
-from mmkd.core.engine import refuse_nonfinite
+from mmkd.core.checks import refuse_nonfinite
 from mmkd.core.method import FeatureMethod
 
 PKD = dict(type='mmkd.PKD')
