@@ -106,7 +106,7 @@ class DistillationHook(Hook):
                 method.resume_training(on_cpu(state))
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
-                optimizer.load_state_dict(checkpoint[KEY][name])
+                optimizer.load_state_dict(on_cpu(checkpoint[KEY][name]))
             else:
                 print_log(
                     f'methods.{name}: the checkpoint has no optimizer state for it; it starts anew',
@@ -115,11 +115,7 @@ class DistillationHook(Hook):
                 )
 
     def _install(self, runner: Runner, name: str, method: Method) -> None:
-        if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise InputError(
-                f'methods.{name}: an own optimizer beside several optimizers of the student is not '
-                f'possible; set methods.{name}.optimizer=None'
-            )
+        refuse_several(name, runner.optim_wrapper)
         parameters = [p for p in method.parameters() if p.requires_grad]
         if not parameters:
             return
@@ -187,6 +183,20 @@ def leave_out(wrapper: Any, distillation: Any) -> None:
             update(*args, **kwargs)
 
     wrapper.update_params = update_params
+
+
+def refuse_several(name: str, wrapper: Any) -> None:
+    """Stop if a method's parameters cannot be taken out of the student's optimiser."""
+    kind = ''
+    if isinstance(wrapper, OptimWrapperDict):
+        kind = 'several optimizers of the student'
+    elif type(wrapper.optimizer).__name__ == 'ZeroRedundancyOptimizer':
+        kind = 'a ZeroRedundancyOptimizer, which has dealt its parameters to the ranks already,'
+    if kind:
+        raise InputError(
+            f'methods.{name}: an own optimizer beside {kind} is not possible; set '
+            f'methods.{name}.optimizer=None'
+        )
 
 
 def in_iterations(config: Mapping[str, Any], total: int) -> dict[str, Any]:
