@@ -220,7 +220,7 @@ class Exchanges(TorchDispatchMode):
 
 
 SHIPPED = {name: m for name, m in method_names().items() if m.__module__.startswith('mmkd.')}
-OPTIONS = {'dpk': dict(size='light')}
+OPTIONS = {'dpk': dict(size='light', inject=[0, 1])}
 ALLOWED = 2
 SIZES = ((96, 96), (96, 96))
 
