@@ -121,8 +121,7 @@ class ResumeHook(Hook):
         """Gather once more: a new best score is saved again."""
         self._validated = True
         self._gather(runner)
-        if self._watch is not None:
-            self._watch.soon()
+        self._ask_soon()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the random states and the place in the data. The first rank alone comes here."""
@@ -142,6 +141,10 @@ class ResumeHook(Hook):
     def _agreed(self) -> int:
         """The signal that came to any rank, once all know of it."""
         return self._signal if self._watch is None else self._watch.agreed(self._signal)
+
+    def _ask_soon(self) -> None:
+        if self._watch is not None:
+            self._watch.soon()
 
     def _stop(self, runner: Runner, number: int) -> None:
         meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
@@ -184,7 +187,8 @@ class ResumeHook(Hook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """When training begins: take up the random states and the place in the data."""
+        """Ask for signals soon; when training begins: take up the random states and the place in the data."""
+        self._ask_soon()
         record, self._record = self._record, None
         if record is not None:
             self._take_up(runner, record)
