@@ -15,6 +15,7 @@ import mmpretrain
 import mmseg
 import pytest
 import torch
+from mmcv.cnn.rfsearch import RFSearchHook
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.model.utils import detect_anomalous_params
 from mmengine.optim import build_optim_wrapper
@@ -75,7 +76,9 @@ PARAMWISE = {
 def convnext():
     student = h.retinanet()
     arch = dict(depths=[1, 1, 1, 1], channels=[8, 16, 32, 64])
-    student.backbone = dict(type='mmpretrain.ConvNeXt', arch=arch, out_indices=[0, 1, 2, 3])
+    student.backbone = dict(
+        type='mmpretrain.ConvNeXt', arch=arch, out_indices=[0, 1, 2, 3], gap_before_final_norm=False
+    )
     return h.distiller(student, h.retinanet(width=16), fitnet=FITNET)
 
 
@@ -165,7 +168,7 @@ def test_a_search_for_receptive_fields_can_leave_methods_out():
     model = distilled(frskd=FRSKD)
     search = dict(step=0, num_branches=2, skip_layer=['distillation'], init_alphas=0.01, exp_rate=0.5,
                   mmin=1, mmax=24)  # fmt: skip
-    hook = HOOKS.build(dict(type='mmcv.RFSearchHook', config=dict(search=search), verbose=False))
+    hook = RFSearchHook(config=dict(search=search), verbose=False)
     hook.init_model(model)
     searched = {n for n, m in model.named_modules() if 'RFSearchOp' in type(m).__name__}
     assert any(name.startswith('backbone.') for name in searched)
