@@ -27,6 +27,8 @@ KEY = 'method_optimizers'
 """Where a checkpoint keeps the states of the methods' optimisers."""
 STATES = 'method_states'
 """Where a checkpoint keeps what methods remember between iterations."""
+SHARES = 'method_shares'
+"""Where a checkpoint keeps the weights that follow gradients."""
 
 
 @HOOKS.register_module()
@@ -90,9 +92,13 @@ class DistillationHook(Hook):
         """Save the optimisers' states, what methods remember, and what all was trained with."""
         if self._manifest:
             checkpoint[MANIFEST] = self._manifest
-        states = {name: on_cpu(method.training_state()) for name, method in methods_of(runner).items()}
+        methods = methods_of(runner)
+        states = {name: on_cpu(method.training_state()) for name, method in methods.items()}
         if any(state is not None for state in states.values()):
             checkpoint[STATES] = states
+        shares = {name: m.share.state() for name, m in methods.items() if m.share is not None}
+        if shares:
+            checkpoint[SHARES] = shares
         if self.optimizers:
             checkpoint[KEY] = {name: o.state_dict() for name, o in self.optimizers.items()}
 
@@ -104,6 +110,8 @@ class DistillationHook(Hook):
         for name, method in methods_of(runner).items():
             if (state := checkpoint.get(STATES, {}).get(name)) is not None:
                 method.resume_training(on_cpu(state))
+            if method.share is not None and name in checkpoint.get(SHARES, {}):
+                method.share.resume(checkpoint[SHARES][name])
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
                 optimizer.load_state_dict(on_cpu(checkpoint[KEY][name]))

@@ -102,6 +102,17 @@ def test_what_is_remembered_comes_back_from_a_gpu(name, shapes, tmp_path, monkey
     same(straight, resumed)
 
 
+def test_weights_that_follow_gradients_go_on(shapes, tmp_path):
+    stages = ['backbone.layer2', 'backbone.layer3']
+    cfg = short(shapes, methods=dict(pkd=dict(type='mmkd.PKD', tap=stages, weight='auto')))
+    straight = run(cfg, tmp_path)
+    share = straight.model.distillation.methods['pkd'].share.state()
+    assert share['seen'] == 8
+    resumed = run(cfg, tmp_path / 'resumed', str(tmp_path / 'epoch_1.pth'))
+    assert resumed.model.distillation.methods['pkd'].share.state() == share
+    same(straight, resumed)
+
+
 def test_a_detector_goes_on_as_if_nothing_had_happened(shapes, tmp_path):
     methods = dict(sfr=dict(type='mmkd.SFR'), frskd=dict(type='mmkd.FRSKD'))
     cfg = config(shapes, 'faster_rcnn', methods, **{'train_cfg.max_epochs': 2})
