@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,21 +43,22 @@ def mean_count(count: Tensor) -> Tensor:
     return mean_over_ranks(count).clamp_min(1.0 / world_size())
 
 
-def global_mean(rows: Tensor) -> Tensor:
-    """The mean of each row [N, M] over the columns of all ranks, with gradient: [N, 1].
+def sum_over_ranks(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Sums over all ranks of some tensors of one number format, with gradient, in one exchange.
 
-    Ranks may have different numbers of columns. A loss made of it is the same on every rank, and the
-    mean of the ranks' gradients, which distributed training takes, is that of one process.
+    What is made of the sums must be the same on every rank. Then so is its gradient, no rank has to ask
+    another for it, and the mean of the ranks' gradients, which distributed training takes, is that of
+    one process.
 
     >>> import torch
-    >>> global_mean(torch.tensor([[1.0, 3.0]]))
-    tensor([[2.]])
+    >>> sum_over_ranks([torch.ones(2), torch.zeros(())])
+    [tensor([1., 1.]), tensor(0.)]
     """
     if world_size() == 1:
-        return rows.mean(1, keepdim=True)
-    count = rows.new_tensor(float(rows.shape[1]))
-    dist.all_reduce(count)
-    return _Sum.apply(rows.sum(1, keepdim=True)) / count
+        return list(parts)
+    total = _Sum.apply(torch.cat([part.flatten() for part in parts]))
+    sums = total.split([part.numel() for part in parts])
+    return [own.view_as(part) for own, part in zip(sums, parts)]
 
 
 def rank() -> int:
@@ -64,41 +66,55 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather_maps(maps: Tensor) -> Tensor:
-    """The maps [B, C, H, W] of all ranks, without gradient; smaller ones are padded with zeros.
+def gather_maps(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Some maps [B, C, H, W] of all ranks, without gradient; smaller ones are padded with zeros.
 
-    Every rank gets the same tensor.
+    Every rank gets the same tensors. There are two exchanges, however many maps: of shapes, and of all
+    that is in them.
 
     >>> import torch
-    >>> gather_maps(torch.ones(2, 3, 4, 4)).shape
-    torch.Size([2, 3, 4, 4])
+    >>> [whole.shape for whole in gather_maps([torch.ones(2, 3, 4, 4)])]
+    [torch.Size([2, 3, 4, 4])]
     """
+    maps = [own.detach() for own in maps]
     if world_size() == 1:
-        return maps.detach()
-    ours = torch.tensor(maps.shape, device=maps.device)
-    shapes = [torch.empty_like(ours) for _ in range(world_size())]
-    dist.all_gather(shapes, ours)
-    sizes = torch.stack(shapes).tolist()
-    most, _, height, width = (max(column) for column in zip(*sizes))
-    padding = (0, width - maps.shape[3], 0, height - maps.shape[2], 0, 0, 0, most - len(maps))
-    padded = F.pad(maps.detach(), padding).contiguous()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: size[0]] for part, size in zip(parts, sizes)])
+        return maps
+    shapes = torch.stack(_gather(torch.tensor([m.shape for m in maps], device=maps[0].device)))
+    sizes = shapes.prod(2).tolist()
+    content = torch.cat([own.flatten() for own in maps])
+    most = max(sum(counts) for counts in sizes)
+    ranks = [
+        [flat.view(shape) for flat, shape in zip(own[: sum(counts)].split(counts), its)]
+        for own, counts, its in zip(
+            _gather(F.pad(content, (0, most - len(content)))), sizes, shapes.tolist()
+        )
+    ]
+    return [joined(level) for level in zip(*ranks)]
 
 
-def on_any_rank(true: bool) -> bool:
-    """Whether something is true on any rank.
+def joined(maps: Sequence[Tensor]) -> Tensor:
+    """Maps of several batches as one, the smaller ones padded with zeros.
 
-    >>> on_any_rank(False)
-    False
+    >>> import torch
+    >>> joined([torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 2)])[0]
+    tensor([[[1., 0.]]])
     """
-    if world_size() == 1:
-        return true
+    height, width = (max(m.shape[i] for m in maps) for i in (2, 3))
+    return torch.cat([F.pad(m, (0, width - m.shape[3], 0, height - m.shape[2])) for m in maps])
+
+
+def on_any_rank(*true: bool) -> list[bool]:
+    """Whether each of some things is true on any rank, in one exchange.
+
+    >>> on_any_rank(False, True)
+    [False, True]
+    """
+    if world_size() == 1 or not true:
+        return list(true)
     device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
-    flag = torch.tensor(float(true), device=device)
-    dist.all_reduce(flag)
-    return bool(flag > 0)
+    flags = torch.tensor(true, dtype=torch.float32, device=device)
+    dist.all_reduce(flags)
+    return (flags > 0).tolist()
 
 
 def local_part(tensor: Any) -> Tensor:
@@ -124,7 +140,7 @@ def gather_objects(value: Any, group: Any = None) -> list[Any]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks; its gradient is the sum of theirs."""
+    """The sum over ranks; its gradient is that of one rank as often, because all have the same."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -134,4 +150,11 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _Sum.forward(ctx, gradient)
+        return gradient * world_size()
+
+
+def _gather(own: Tensor) -> list[Tensor]:
+    """A tensor of one shape from every rank."""
+    parts = [torch.empty_like(own) for _ in range(world_size())]
+    dist.all_gather(parts, own)
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,18 @@ def segmentor() -> ConfigDict:
         )
     cfg.data_preprocessor.size = (64, 64)
     return cfg
+
+
+def widened(model: ConfigDict) -> ConfigDict:
+    """A model config whose ResNet has twice the channels, so that methods have adapters to train."""
+    twin = copy.deepcopy(model)
+    for name in {'base_channels', 'stem_channels'} & twin.backbone.keys():
+        twin.backbone[name] *= 2
+    if 'head' in twin:
+        twin.head.in_channels *= 2
+    else:
+        twin.neck.in_channels = [2 * width for width in twin.neck.in_channels]
+    return twin
 
 
 FAMILIES = {

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from mmengine.logging import MessageHub
 from rank_work import built
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
 
-from mmkd.collectives import global_mean
 from mmkd.family.logits import LogitDivergence
 
 Images = Sequence[tuple[tuple[int, int], int]]
@@ -34,13 +34,22 @@ def uneven_batch(images: Images, seed: int = 1) -> dict[str, Any]:
     return batch
 
 
+def mean_over_all(rows: torch.Tensor) -> torch.Tensor:
+    """The mean of each row [N, M] over the columns of all ranks; what is made of it may differ by rank."""
+    if not dist.is_initialized():
+        return rows.mean(1, keepdim=True)
+    count = rows.new_full((1, 1), float(rows.shape[1]))
+    dist.all_reduce(count)
+    return all_reduce(rows.sum(1, keepdim=True)) / count
+
+
 class SyncedBN(nn.BatchNorm2d):
     """What torch's SyncBatchNorm does on GPUs, for CPU ranks: the batch's statistics are all ranks'."""
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         rows = maps.transpose(0, 1).flatten(1)
-        rows = rows - global_mean(rows)
-        rows = rows / (global_mean(rows.square()) + self.eps).sqrt()
+        rows = rows - mean_over_all(rows)
+        rows = rows / (mean_over_all(rows.square()) + self.eps).sqrt()
         rows = rows * self.weight[:, None] + self.bias[:, None]
         return rows.unflatten(1, (len(maps), *maps.shape[2:])).transpose(0, 1)
 

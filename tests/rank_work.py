@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,12 +22,14 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
-from mmkd.collectives import local_part
+from mmkd.collectives import gather_maps, local_part
 from mmkd.commands.train import train, training_config
 from mmkd.errors import InputError
+from mmkd.losses.pearson import pearson_distances
 from mmkd.methods.dpk.ratios import CKARatio
 from mmkd.training.method_optimizers import DistillationHook, bare
 from mmkd.training.processes import leave_ranks
+from mmkd.training.watch import Watch
 
 DDP = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
 """As ``tools/train.py`` sets it for CPU ranks."""
@@ -50,6 +54,52 @@ def _one(rank: int, work: Callable[..., Any], folder: str, ranks: int, arguments
     )
     torch.save(work(rank, *arguments), f'{folder}/{rank}.pt')
     leave_ranks()
+
+
+@contextmanager
+def fake_ranks(ranks: int = 2) -> Iterator[None]:
+    """This process as the first of several ranks, of which the others do not exist and say what it says."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group('fake', rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def uneven_maps(rank: int) -> list[torch.Tensor]:
+    """Two levels that differ in everything, and between ranks in images, height and width."""
+    rng = torch.Generator().manual_seed(rank)
+    shapes = [(rank + 1, 2, 3 + rank, 4), (rank + 1, 5, 2, 3 - rank)]
+    return [torch.randn(shape, generator=rng) for shape in shapes]
+
+
+def pearson_gradients(rank: int, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[Any]:
+    """The distances of some pairs whose images ranks share unevenly, and the student's gradients."""
+    mine = slice(None)
+    if dist.is_initialized():
+        mine = (slice(0, 3), slice(3, None))[rank]
+    students = [student[mine].clone().requires_grad_() for student, _ in pairs]
+    distances = pearson_distances([(s, t[mine]) for s, (_, t) in zip(students, pairs)])
+    torch.stack(distances).sum().backward()
+    return [[d.detach() for d in distances], [s.grad for s in students]]
+
+
+def gathered(rank: int) -> list[torch.Tensor]:
+    """What a rank knows of the uneven maps of all."""
+    return gather_maps(uneven_maps(rank))
+
+
+def watched(rank: int, iterations: int = 200) -> list[int]:
+    """What ranks of different speed are told after each iteration; the second gets SIGTERM in the sixth."""
+    watch, told = Watch(dist.group.WORLD), []
+    for iteration in range(iterations):
+        time.sleep(0.02 if rank else 0.002)
+        told.append(watch.agreed(15 if rank and iteration >= 5 else 0))
+        if told[-1]:
+            break
+    return told
 
 
 def read_in_turn(rank: int, student: torch.Tensor, teacher: torch.Tensor) -> list[Any]:

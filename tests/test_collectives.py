@@ -4,7 +4,25 @@ import functools
 
 import helpers as h
 import pytest
-from rank_work import first_losses, on_ranks, run, several, trained
+import torch
+from mmengine.logging import MessageHub
+from rank_work import (
+    fake_ranks,
+    first_losses,
+    gathered,
+    on_ranks,
+    pearson_gradients,
+    run,
+    several,
+    trained,
+    uneven_maps,
+    watched,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmkd import InputError
+from mmkd.collectives import joined
+from mmkd.core.method import method_names
 
 LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
 """Zero at first: what it belongs to has no gradient then."""
@@ -84,7 +102,13 @@ def test_three_ranks_and_a_static_graph_are_one_process(family, names, iteration
 def on_two(tmp_path_factory, shapes):
     """What is run on two ranks at once, because starting them takes longest."""
     folder = tmp_path_factory.mktemp('two')
-    jobs = [(run, accumulating(folder / 'ranks', shapes)), (first_losses, with_norms())]
+    jobs = [
+        (run, accumulating(folder / 'ranks', shapes)),
+        (first_losses, with_norms()),
+        (gathered,),
+        (pearson_gradients, pairs()),
+        (watched,),
+    ]
     return list(zip(*on_ranks(several, folder, jobs)))
 
 
@@ -124,6 +148,40 @@ def accumulating(folder, shapes):
     return cfg
 
 
+def pairs():
+    """Levels with means far from 0, and one without any change."""
+    rng = torch.Generator().manual_seed(0)
+    sides = [torch.randn(2, 5, 3, n, n, generator=rng) for n in (6, 3)]
+    sides[0][0] += 300
+    sides[1][0, :, 1] = 2.0
+    return [tuple(side) for side in sides]
+
+
+def test_maps_of_other_sizes_are_gathered_level_by_level(on_two):
+    levels = zip(*(uneven_maps(rank) for rank in range(2)))
+    wanted = [joined(level) for level in levels]
+    assert [tuple(level.shape) for level in wanted] == [(3, 2, 4, 4), (3, 5, 2, 3)]
+    for found in on_two[2]:
+        assert all(ours.equal(level) for ours, level in zip(found, wanted))
+
+
+def test_pearsons_distances_and_gradients_are_those_of_one_process(on_two):
+    distances, gradients = pearson_gradients(0, pairs())
+    for found, _ in on_two[3]:
+        torch.testing.assert_close(found, distances, rtol=1e-6, atol=1e-6)
+    for level, whole in enumerate(gradients):
+        ranks = torch.cat([found[level] for _, found in on_two[3]]) / 2  # as DDP averages
+        torch.testing.assert_close(ranks, whole, rtol=1e-4, atol=1e-7)
+        assert whole.abs().max() > 1e-4
+
+
+def test_ranks_learn_of_a_signal_in_the_same_iteration(on_two):
+    first, second = on_two[4]
+    assert first == second
+    assert first[-1] == 15
+    assert set(first[:-1]) == {0}
+
+
 def test_sync_bn_is_plain_bn_without_ranks_and_answered_on_cpu_ranks(on_two):
     for answers in on_two[1]:
         assert isinstance(answers['BN'], float)
@@ -146,3 +204,68 @@ def with_norms():
             teacher=dict(config=h.classifier(16), checkpoint='untrained'),
         )  # fmt: skip
     return models
+
+
+class Exchanges(TorchDispatchMode):
+    """Notes what ranks ask of each other, in backward passes too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace in ('c10d', '_c10d_functional'):
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+SHIPPED = {name: m for name, m in method_names().items() if m.__module__.startswith('mmkd.')}
+OPTIONS = {'dpk': dict(size='light', inject=[0, 1])}
+ALLOWED = 2
+SIZES = ((96, 96), (96, 96))
+
+
+def exchanges(family, name, steps=2):
+    """How often ranks ask each other in each step of a method with all its terms; None of another task."""
+    teacher = None
+    if name and SHIPPED[name].needs_teacher:
+        teacher = h.FAMILIES[family](width=16)
+    methods = {name: dict(type=SHIPPED[name], **OPTIONS.get(name, {}))} if name else {}
+    try:
+        model = h.distiller(h.FAMILIES[family](), teacher, **methods) if name else h.build(
+            h.FAMILIES[family]()
+        )  # fmt: skip
+    except InputError as error:
+        if ' is for ' not in str(error):
+            raise
+        return None
+    if name:
+        model.distillation.optimizers_installed = True
+    counts = []
+    for _ in range(steps):
+        with Exchanges() as found:
+            model.parse_losses(h.losses_of(model, family, sizes=SIZES))[0].backward()
+        counts.append(len(found.seen))
+    return counts
+
+
+@pytest.fixture
+def late():
+    """Every ramp has begun."""
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', 10)
+    hub.update_info('iter', 9)
+    yield
+    hub.update_info('max_iters', 0)
+
+
+@pytest.mark.parametrize('family', ['classifier', 'retinanet'])
+@pytest.mark.parametrize('name', SHIPPED)
+def test_a_step_of_a_method_adds_two_exchanges_at_most(name, family, late):
+    with fake_ranks():
+        own, found = exchanges(family, None), exchanges(family, name)
+    if found is None:
+        pytest.skip('of another task')
+    first, then = (count - student for count, student in zip(found, own))
+    assert then <= ALLOWED
+    assert first <= then + 1  # which of its terms have weight, all at once

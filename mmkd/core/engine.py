@@ -16,6 +16,7 @@ from ..errors import InputError, nearest
 from ..family.roi import Rois, box_tap, in_roi_head, roi_stage
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap, capture
+from .checks import have_weight, refuse_nonfinite, refuse_unreaching, tensors_of
 from .method import Method
 from .schedules import progress
 from .step import Side, Step
@@ -187,7 +188,7 @@ class Distillation(nn.Module):
         idle = [p.sum() for p in self.idle_parameters(now)]
         if idle:
             name = next(name for name, value in losses.items() if 'loss' in name)
-            first, *rest = _tensors(losses[name])
+            first, *rest = tensors_of(losses[name])
             first = first + 0.0 * torch.stack(idle).sum()
             losses[name] = [first, *rest] if rest else first
         return losses
@@ -210,13 +211,17 @@ class Distillation(nn.Module):
         """Once for each term, as soon as it has weight; all ranks at once, whose SyncBN may need that."""
         if not (self.check_gradients and torch.is_grad_enabled()):
             return
-        for term, value in terms.items():
-            name, _, own = term.partition('/')
-            if 'loss' not in own or term in self._reaching:
-                continue
-            if self.methods[name].reaches_student(own) and has_weight(value):
-                refuse_unreaching(term, value, features)
+        waiting = [term for term in terms if self._unchecked(term)]
+        for term, weighs in zip(waiting, have_weight([terms[term] for term in waiting])):
+            if weighs:
+                refuse_unreaching(term, terms[term], features)
                 self._reaching.add(term)
+
+    def _unchecked(self, term: str) -> bool:
+        name, _, own = term.partition('/')
+        if 'loss' not in own or term in self._reaching:
+            return False
+        return self.methods[name].reaches_student(own)
 
     def _finite(self, losses: Losses) -> bool:
         """Whether all losses are finite, on all ranks if an iteration may be left out; else a stop."""
@@ -227,7 +232,7 @@ class Distillation(nn.Module):
             if not self.skip_nonfinite:
                 raise
             problem = error
-        if not self.skip_nonfinite or not on_any_rank(problem is not None):
+        if not self.skip_nonfinite or not on_any_rank(problem is not None)[0]:
             return True
         problem = problem or FloatingPointError('not finite: a loss of another rank')
         self.skipped += 1
@@ -332,47 +337,6 @@ def scale_losses(losses: Losses, factor: float) -> None:
             losses[name] = [v * factor for v in value] if many else value * factor
 
 
-def refuse_nonfinite(losses: Mapping[str, Any]) -> None:
-    """Stop with the names of the terms that are NaN or infinite.
-
-    >>> refuse_nonfinite({'loss_cls': torch.tensor(float('nan')), 'loss_bbox': torch.ones(())})
-    Traceback (most recent call last):
-    ...
-    FloatingPointError: not finite: loss_cls = nan
-    """
-    totals = {
-        name: sum((v.detach().float().sum() for v in _tensors(value)), torch.zeros(()))
-        for name, value in losses.items()
-    }
-    if not totals or torch.stack([t.to(_device(totals)) for t in totals.values()]).isfinite().all():
-        return
-    bad = [f'{name} = {value.item()}' for name, value in totals.items() if not value.isfinite()]
-    raise FloatingPointError('not finite: ' + ', '.join(bad))
-
-
-def has_weight(term: Tensor) -> bool:
-    """Whether a term counts yet on all ranks: not before its ramp, nor where one's images hold no objects.
-
-    >>> has_weight(torch.zeros(())), has_weight(torch.ones(()))
-    (False, True)
-    """
-    return not on_any_rank(not bool(term.any()))
-
-
-def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:
-    """Stop if a loss gives no gradient to any of the student's tapped features."""
-    tensors = [t for t in features.tensors() if t.requires_grad]
-    if loss.requires_grad and tensors:
-        grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
-        if any(grad is not None and bool(grad.any()) for grad in grads):
-            return
-    raise RuntimeError(
-        f'{term}: its gradient does not reach the student, so it would train nothing. Either its '
-        'taps lie in a frozen or detached part of the student, or teacher and student agree '
-        'already. To train nevertheless: check_gradients=False in the Distiller'
-    )
-
-
 def _weighted(name: str, values: Mapping[str, Tensor], factors: Mapping[str, float]) -> Losses:
     """A method's losses times their weights, and its statistics, under the method's name."""
     return {
@@ -399,11 +363,3 @@ def _class_difference(teacher: Teacher, ours: tuple[str, ...]) -> str:
     changed = [f'{i}: {t!r} -> {o!r}' for i, (t, o) in enumerate(zip(theirs, ours)) if t != o]
     lines += [f'differing names (teacher -> data): {", ".join(changed[:5])}'] if changed else []
     return '; '.join(lines)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _device(totals: Mapping[str, Tensor]) -> torch.device:
-    return max((t.device for t in totals.values()), key=lambda device: device.type != 'cpu')

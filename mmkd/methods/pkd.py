@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..core.method import FeatureMethod
-from ..losses.pearson import pearson_distance
+from ..core.step import Step
+from ..losses.pearson import pearson_distances
 from ..registry import MODELS
 
 
@@ -26,6 +28,6 @@ class PKD(FeatureMethod):
 
     weights = {'detection': 6.0}
 
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """See :func:`pearson_distance`."""
-        return pearson_distance(student, teacher)
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The distances of all levels, summed; see :func:`pearson_distances`."""
+        return {'loss': torch.stack(pearson_distances(self.pairs(step))).sum()}

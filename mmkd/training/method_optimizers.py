@@ -28,6 +28,8 @@ KEY = 'method_optimizers'
 """Where a checkpoint keeps the states of the methods' optimisers."""
 STATES = 'method_states'
 """Where a checkpoint keeps what methods remember between iterations."""
+SHARES = 'method_shares'
+"""Where a checkpoint keeps the weights that follow gradients."""
 
 
 @HOOKS.register_module()
@@ -94,9 +96,13 @@ class DistillationHook(Hook):
         """Save the optimisers' states, what methods remember, and what all was trained with."""
         if self._manifest:
             checkpoint[MANIFEST] = self._manifest
-        states = {name: method.training_state() for name, method in methods_of(runner).items()}
+        methods = methods_of(runner)
+        states = {name: on_cpu(method.training_state()) for name, method in methods.items()}
         if any(state is not None for state in states.values()):
             checkpoint[STATES] = states
+        shares = {name: m.share.state() for name, m in methods.items() if m.share is not None}
+        if shares:
+            checkpoint[SHARES] = shares
         if self.optimizers:
             checkpoint[KEY] = {name: o.state_dict() for name, o in self.optimizers.items()}
 
@@ -107,10 +113,12 @@ class DistillationHook(Hook):
         refuse_other_training(checkpoint.get(MANIFEST), self._manifest)
         for name, method in methods_of(runner).items():
             if (state := checkpoint.get(STATES, {}).get(name)) is not None:
-                method.resume_training(state)
+                method.resume_training(on_cpu(state))
+            if method.share is not None and name in checkpoint.get(SHARES, {}):
+                method.share.resume(checkpoint[SHARES][name])
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
-                optimizer.load_state_dict(checkpoint[KEY][name])
+                optimizer.load_state_dict(on_cpu(checkpoint[KEY][name]))
             else:
                 print_log(
                     f'methods.{name}: the checkpoint has no optimizer state for it; it starts anew',
@@ -119,11 +127,7 @@ class DistillationHook(Hook):
                 )
 
     def _install(self, runner: Runner, name: str, method: Method) -> None:
-        if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            raise InputError(
-                f'methods.{name}: an own optimizer beside several optimizers of the student is not '
-                f'possible; set methods.{name}.optimizer=None'
-            )
+        refuse_several(name, runner.optim_wrapper)
         parameters = [p for p in method.parameters() if p.requires_grad]
         if not parameters:
             return
@@ -153,6 +157,23 @@ def methods_of(runner: Runner) -> dict[str, Method]:
     """The methods of the Runner's model; none if it is no Distiller."""
     model = bare(runner)
     return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def on_cpu(state: Any) -> Any:
+    """A nest of dicts, lists and tuples with its tensors on the CPU.
+
+    A Runner loads a checkpoint onto its device, and generators take their states from the CPU alone.
+
+    >>> on_cpu({'seen': [(torch.ones(1), 'two')]})
+    {'seen': [(tensor([1.]), 'two')]}
+    """
+    if isinstance(state, Tensor):
+        return state.detach().cpu()
+    if isinstance(state, Mapping):
+        return {key: on_cpu(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(on_cpu(value) for value in state)
+    return state
 
 
 def show_plain_student(runner: Runner) -> None:
@@ -187,6 +208,20 @@ def pass_by_idle(optimizer: Optimizer, distillation: Any) -> None:
             parameter.grad = None
 
     optimizer.register_step_pre_hook(forget)
+
+
+def refuse_several(name: str, wrapper: Any) -> None:
+    """Stop if a method's parameters cannot be taken out of the student's optimiser."""
+    kind = ''
+    if isinstance(wrapper, OptimWrapperDict):
+        kind = 'several optimizers of the student'
+    elif type(wrapper.optimizer).__name__ == 'ZeroRedundancyOptimizer':
+        kind = 'a ZeroRedundancyOptimizer, which has dealt its parameters to the ranks already,'
+    if kind:
+        raise InputError(
+            f'methods.{name}: an own optimizer beside {kind} is not possible; set '
+            f'methods.{name}.optimizer=None'
+        )
 
 
 def in_iterations(config: Mapping[str, Any], total: int) -> dict[str, Any]:
@@ -247,4 +282,4 @@ def all_finite(grads: Sequence[Tensor]) -> bool:
     largest = torch._foreach_norm([grad for grad in own if grad.numel()], torch.inf)
     finite = not largest or bool(torch.stack(largest).isfinite().all())
     sharded = any(part is not grad for part, grad in zip(own, grads))
-    return not on_any_rank(not finite) if sharded else finite
+    return not on_any_rank(not finite)[0] if sharded else finite

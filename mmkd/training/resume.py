@@ -27,6 +27,7 @@ from ..registry import HOOKS
 from .manifest import MANIFEST
 from .method_optimizers import bare
 from .randomness import Numbered, State, override, random_state, set_random_state, start_worker
+from .watch import Watch
 
 KEY = 'mmkd_resume'
 """Where a checkpoint keeps the random states of all ranks and the place in the data."""
@@ -41,8 +42,8 @@ class ResumeHook(Hook):
     What mmengine's checkpoints lack is added: the states of the random generators of every rank, the
     place in the data (inside an epoch too), validations that were due, gradients that are accumulated.
     Data workers draw each sample with a seed of its own. Checkpoints are written atomically, and the old
-    one goes when the new one is there. At SIGTERM or SIGUSR1 the next iteration ends with a checkpoint,
-    and training stops with exit status 128 + signal.
+    one goes when the new one is there. At SIGTERM or SIGUSR1 the next iteration (on several ranks one of the
+    next second) ends with a checkpoint, and training stops with exit status 128 + signal.
     """
 
     priority = 80  # schedules and averages are up to date then; checkpoints are written later
@@ -56,6 +57,7 @@ class ResumeHook(Hook):
         self._signal = 0
         self._handlers: dict[int, Any] = {}
         self._group: Any = None
+        self._watch: Watch | None = None
 
     # -- what is prepared -----------------------------------------------------------------------
 
@@ -83,6 +85,7 @@ class ResumeHook(Hook):
                 part.unlink()
         if world_size() > 1:
             self._group = dist.new_group(backend='gloo')
+            self._watch = Watch(self._group)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._note) for s in SIGNALS}
 
@@ -118,6 +121,7 @@ class ResumeHook(Hook):
         """Gather once more: a new best score is saved again."""
         self._validated = True
         self._gather(runner)
+        self._ask_soon()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the random states and the place in the data. The first rank alone comes here."""
@@ -135,12 +139,12 @@ class ResumeHook(Hook):
         self._gathered = (runner.iter, gather_objects(self._own(runner), self._group))
 
     def _agreed(self) -> int:
-        """The signal that came to any rank."""
-        if self._group is None:
-            return self._signal
-        number = torch.tensor(self._signal)
-        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
-        return int(number)
+        """The signal that came to any rank, once all know of it."""
+        return self._signal if self._watch is None else self._watch.agreed(self._signal)
+
+    def _ask_soon(self) -> None:
+        if self._watch is not None:
+            self._watch.soon()
 
     def _stop(self, runner: Runner, number: int) -> None:
         meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
@@ -183,7 +187,8 @@ class ResumeHook(Hook):
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """When training begins: take up the random states and the place in the data."""
+        """Ask for signals soon; when training begins: take up the random states and the place in the data."""
+        self._ask_soon()
         record, self._record = self._record, None
         if record is not None:
             self._take_up(runner, record)

@@ -5,11 +5,14 @@ import os
 import random
 import signal
 
+import mmengine.runner.runner as mmengine_runner
 import pytest
 import torch
 from mmengine.hooks import Hook
+from on_gpu import on_gpu
 from resumable import BY_ITERATION, INFINITE, INSIDE, METHODS, WORKERS, Killer, config, run, same
 
+from mmkd.core.method import Method, method_names
 from mmkd.errors import InputError
 from mmkd.family.taps import flatten
 from mmkd.files.checkpoints import read_checkpoint
@@ -69,6 +72,45 @@ def test_methods_go_on_as_if_nothing_had_happened(name, shapes, tmp_path):
         history = [flatten(states['ratio']) for states in (ours, other)]
         assert len(history[0]) == len(history[1]) > 0
         assert all(torch.equal(a, b) for a, b in zip(*history))
+
+
+REMEMBERING = [
+    name for name, m in method_names().items()
+    if m.training_state is not Method.training_state and m.__module__.startswith('mmkd.')
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', REMEMBERING)
+def test_what_is_remembered_comes_back_from_a_gpu(name, shapes, tmp_path, monkeypatch):
+    """A Runner with a GPU loads a checkpoint onto it; generators take their states from the CPU alone."""
+    with pytest.raises(TypeError):
+        torch.Generator().set_state(on_gpu(torch.Generator().get_state()))
+    stages = ['backbone.layer2', 'backbone.layer3']
+    method = METHODS.get(name, dict(type=method_names()[name]))
+    cfg = short(shapes, methods={name: dict(method, tap=stages)})
+    straight = run(cfg, tmp_path / 'straight')
+    cfg.load_from = str(tmp_path / 'straight/epoch_1.pth')
+    loaded, load = [], mmengine_runner._load_checkpoint
+
+    def to_gpu(*args, **kwargs):
+        loaded.append(load(*args, **kwargs))
+        return on_gpu(loaded[-1])
+
+    monkeypatch.setattr(mmengine_runner, '_load_checkpoint', to_gpu)
+    resumed = run(cfg, tmp_path / 'resumed', cfg.load_from)
+    assert loaded[0]['method_states'][name] is not None
+    same(straight, resumed)
+
+
+def test_weights_that_follow_gradients_go_on(shapes, tmp_path):
+    stages = ['backbone.layer2', 'backbone.layer3']
+    cfg = short(shapes, methods=dict(pkd=dict(type='mmkd.PKD', tap=stages, weight='auto')))
+    straight = run(cfg, tmp_path)
+    share = straight.model.distillation.methods['pkd'].share.state()
+    assert share['seen'] == 8
+    resumed = run(cfg, tmp_path / 'resumed', str(tmp_path / 'epoch_1.pth'))
+    assert resumed.model.distillation.methods['pkd'].share.state() == share
+    same(straight, resumed)
 
 
 def test_a_detector_goes_on_as_if_nothing_had_happened(shapes, tmp_path):

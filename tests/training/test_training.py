@@ -12,11 +12,14 @@ import mmkd
 from mmkd.config.conversion import plain_config
 from mmkd.family.building import build_model
 
-PKD = dict(pkd=dict(type='mmkd.PKD'))
+METHODS = dict(
+    pkd=dict(type='mmkd.PKD'), fitnet=dict(type='mmkd.FitNet', tap='backbone.layer3', weight=1.0)
+)
+"""With an adapter, whose parameters are in every checkpoint."""
 
 
-def distilled(cfg, methods=PKD, **teacher):
-    options = dict(config=copy.deepcopy(cfg.model), checkpoint='untrained', **teacher)
+def distilled(cfg, methods=METHODS, **teacher):
+    options = dict(config=h.widened(cfg.model), checkpoint='untrained', **teacher)
     cfg = copy.deepcopy(cfg)
     cfg.model = dict(type='mmkd.Distiller', student=cfg.model, teacher=options, methods=methods)
     mmkd.distill.__globals__['add_hook'](cfg)
@@ -68,9 +71,9 @@ def test_every_checkpoint_is_a_plain_students(family, buffers, tmp_path, shapes)
         custom_hooks=[ema],
     )  # fmt: skip
     scope = cfg.default_scope
-    methods = dict(fitnet=dict(type='mmkd.FitNet', tap='backbone.layer3', weight=1.0))
-    runner = Runner.from_cfg(distilled(cfg, methods))
+    runner = Runner.from_cfg(distilled(cfg))
     runner.train()
+    assert list(runner.model.distillation.parameters())
     files = sorted(path for path in tmp_path.glob('*.pth'))
     assert {'epoch_1.pth', 'epoch_2.pth'} < {file.name for file in files}
     assert any(file.name.startswith('best_') for file in files)
@@ -172,6 +175,8 @@ def test_paramwise_options_see_plain_names(tmp_path, shapes):
         names = {id(p): n for n, p in runner.model.named_parameters()}
         assert all(len(g['params']) == 1 for g in wrapper.optimizer.param_groups)
         rates.append({names[id(g['params'][0])]: g['lr'] for g in wrapper.optimizer.param_groups})
+    own = {name: rates[1].pop(name) for name in [*rates[1]] if name.startswith('distillation.')}
+    assert set(own.values()) == {0.01}
     assert rates[0] == rates[1]
     assert rates[0]['backbone.layer4.0.conv1.weight'] == pytest.approx(0.001)
 
@@ -179,7 +184,7 @@ def test_paramwise_options_see_plain_names(tmp_path, shapes):
 def test_the_teacher_is_the_same_after_training_bit_for_bit(tmp_path, shapes):
     cfg = distilled(h.runner_config('retinanet', tmp_path, shapes))
     file = tmp_path / 't.pth'
-    torch.save(build_model(dict(cfg.model.student, _scope_='mmdet')).state_dict(), file)
+    torch.save(build_model(dict(cfg.model.teacher.config, _scope_='mmdet')).state_dict(), file)
     cfg.model.teacher.checkpoint = str(file)
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...collectives import gather_maps
+from ...collectives import gather_maps, joined
 from ...core.options import AtLeast, Count, Share, annotations_of, check_options
 from ...errors import InputError, nearest, refuse_unknown
 from ...losses.cka import FEWEST, cka_of_terms, hsic_terms
@@ -168,9 +167,9 @@ class CKARatio(Ratio):
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
         """The ratio of every level; one transfer from the device for all."""
         self._memories = self._memories or [Memory() for _ in pairs]
+        maps = iter(gather_maps([side for pair in pairs for side in pair]))
         found = [
-            self._alignment(memory, (gather_maps(student), gather_maps(teacher)))
-            for memory, (student, teacher) in zip(self._memories, pairs)
+            self._alignment(memory, pair) for memory, pair in zip(self._memories, zip(maps, maps))
         ]
         alignments = torch.stack([alignment for alignment, _ in found]).tolist()
         return [self._reading(value, images) for value, (_, images) in zip(alignments, found)]
@@ -237,9 +236,3 @@ def build_ratio(spec: Any) -> Ratio:
     if 'shape' in known:
         options['shape'] = kind
     return build(**options)
-
-
-def joined(maps: list[Tensor]) -> Tensor:
-    """Maps of several batches as one, the smaller ones padded with zeros."""
-    height, width = (max(m.shape[i] for m in maps) for i in (2, 3))
-    return torch.cat([F.pad(m, (0, width - m.shape[3], 0, height - m.shape[2])) for m in maps])
