@@ -188,7 +188,7 @@ def test_a_method_for_another_task_is_named():
         (dict(type=3), "methods.a: type=3; needed: a method's name ('mmkd.PKD') or class"),
         (dict(type=dict), "methods.a: type=<class 'dict'>; needed: a method's name"),
         (dict(type='mmkd.PKD', wieght=1.0), "methods.a: unknown option 'wieght'; nearest: 'weight'"),
-        (dict(type='mmkd.CWD', temperature=0.0), 'methods.a: CWD: temperature=0.0; needed: a numb'),
+        (dict(type='mmkd.CWD', temperature=0.0), 'methods.a: CWD: temperature=0.0; needed: a finite'),
         (dict(type='mmkd.FitNet', optimizer=dict(lr=1.0)), 'methods.a: FitNet: optimizer={'),
     ],
 )  # fmt: skip
