@@ -41,16 +41,18 @@ TOOLS = sorted((ROOT / 'tools').glob('*.py'))
 PLACES = ('argument', 'load_from', 'init_cfg', 'backbone.init_cfg', 'teacher.init_cfg', 'ema')
 """Where the hostile file is named: by the call itself, or by the config that it is given."""
 
-FIRST = ('argument', 'load_from', 'backbone.init_cfg')
-SOME_SLOW = [pytest.param(p, marks=() if p in FIRST else pytest.mark.slow) for p in PLACES]
+
+def some_slow(*quick):
+    """All places, of which only some are tried in a quick run."""
+    return [pytest.param(p, marks=() if p in quick else pytest.mark.slow) for p in PLACES]
 
 
 class Case:
     """Files and configs of one place, and what every argument gets there."""
 
-    def __init__(self, place, folder, shapes):
+    def __init__(self, place, folder, shapes, payload='archive'):
         self.trap, self.file = folder / 'ran', folder / 'hostile.pth'
-        self.file.write_bytes(PAYLOADS['archive'](self.trap))
+        self.file.write_bytes(PAYLOADS[payload](self.trap))
         cfg, teacher = (h.runner_config('classifier', folder / 'work', shapes) for _ in range(2))
         pretrained = dict(type='Pretrained', checkpoint=str(self.file))
         good = folder / 'good.pth'
@@ -143,7 +145,7 @@ def command_line(tool, parser, feeds):
     return line
 
 
-@pytest.mark.parametrize('place', SOME_SLOW)
+@pytest.mark.parametrize('place', some_slow('argument', 'load_from', 'backbone.init_cfg'))
 @pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
 def test_no_tool_runs_the_code_of_a_checkpoint(tool, place, shapes, tmp_path, monkeypatch, capsys):
     case = Case(place, tmp_path, shapes)
@@ -246,10 +248,12 @@ def follow(result):
         result.init_weights()
 
 
-@pytest.mark.parametrize('place', SOME_SLOW)
+@pytest.mark.parametrize('place', some_slow('argument', 'load_from'))
 @pytest.mark.parametrize('name', sorted(CALLS.keys() - SLOW))
-def test_no_call_runs_the_code_of_a_checkpoint(name, place, shapes, tmp_path, monkeypatch):
-    case = Case(place, tmp_path, shapes)
+def test_no_call_runs_the_code_of_a_checkpoint(
+    name, place, shapes, tmp_path, monkeypatch, payload='archive'
+):
+    case = Case(place, tmp_path, shapes, payload)
     given = arguments(CALLS[name], name, case, tmp_path)
     monkeypatch.chdir(tmp_path)
     with DefaultScope.overwrite_default_scope('mmpretrain'), contextlib.suppress(InputError):

@@ -18,10 +18,13 @@ from typing import Any
 
 import helpers as h
 import numpy as np
+import pytest
 import torch
+from hostile import PAYLOADS
 from killable import Process, differing, final, stop_at_random, written
 from mmengine.logging import MMLogger
 from resumable import INFINITE, INSIDE, config
+from test_entry_points import CALLS, PLACES, SLOW, test_no_call_runs_the_code_of_a_checkpoint
 
 from mmkd.core.method import method_names
 from mmkd.datasets import ShapesSpec, make_shapes
@@ -221,7 +224,24 @@ def checkpoint_bytes(draw: Draw) -> bytes:
     return buffer.getvalue()
 
 
-ATTACKS: dict[str, Callable[[Draw, Path, Path], str]] = {'kills': kills, 'damage': damage}
+def payloads(draw: Draw, shapes: Path, work: Path) -> str:
+    """A hostile file at a random place of a random way in does not run."""
+    name = str(draw.choice(sorted(CALLS.keys() - SLOW)))
+    place, payload = str(draw.choice(PLACES)), str(draw.choice(sorted(PAYLOADS)))
+    what = f'{payload} at {place} of {name}'
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            test_no_call_runs_the_code_of_a_checkpoint(name, place, shapes, work, patch, payload)
+        except AssertionError as error:
+            raise Failure(f'{what}: {error or "it ran"}') from error
+    return f'{what}: nothing ran'
+
+
+ATTACKS: dict[str, Callable[[Draw, Path, Path], str]] = {
+    'kills': kills,
+    'damage': damage,
+    'payloads': payloads,
+}
 
 
 if __name__ == '__main__':
