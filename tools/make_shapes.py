@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import fields
 
+from mmkd.commands.tool import run_tool
 from mmkd.datasets import ShapesSpec, make_shapes
 
 
@@ -17,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

@@ -9,8 +9,9 @@ from mmengine.config import Config
 
 from ..config.conversion import plain_config
 from ..errors import InputError
-from ..family.building import load_config
-from ..files.checkpoints import read_checkpoint, weights_of
+from ..family.building import build_model, load_config, model_config
+from ..files.checkpoints import load_fitting, read_checkpoint, weights_of
+from ..files.writing import refuse_unwritable
 
 
 def export_student(
@@ -27,16 +28,19 @@ def export_student(
         out: a folder.
         trust: unpickle the checkpoint without restriction.
     """
+    cfg = load_config(config)
+    plain = plain_config(cfg)
+    plain.load_from, plain.resume = None, False
     content = read_checkpoint(checkpoint, trust=trust)
     weights = weights_of(content)
     if not weights:
         raise InputError(f'checkpoint {checkpoint}: holds no model weights')
+    load_fitting(build_model(model_config(cfg)), weights, checkpoint)
     meta = content.get('meta') or {}
     kept = {key: meta[key] for key in ('dataset_meta', 'epoch', 'iter') if key in meta}
     target = Path(out)
+    refuse_unwritable(target, '--out')
     target.mkdir(parents=True, exist_ok=True)
     torch.save(dict(meta=kept, state_dict=weights), target / 'student.pth')
-    plain = plain_config(load_config(config))
-    plain.load_from, plain.resume = None, False
     plain.dump(target / 'student.py')
     return target / 'student.py', target / 'student.pth'

@@ -42,6 +42,7 @@ from ..files.checkpoints import load_weights, read_checkpoint, weights_of
 from ..files.safety import trusting
 from ..losses.cka import FEWEST, cka_of_terms, hsic_terms
 from ..methods.dpk.method import DPK
+from .overrides import override
 from .runner import check_files
 from .test import evaluate, evaluation_config
 
@@ -246,7 +247,7 @@ def student_config(
 ) -> Config:
     """The student's config with its overrides, its data there."""
     cfg = load_config(config)
-    cfg.merge_from_dict(dict(cfg_options or {}))
+    override(cfg, cfg_options)
     if is_distiller(cfg.model):
         raise InputError(f'{cfg.filename}: is a Distiller; give the plain config of its student')
     parts = ('train', 'val') if score else ('train',)

@@ -13,9 +13,18 @@ from ..errors import InputError
 from ..family.building import load_config
 from ..files.safety import trusting
 from ..training.data_faults import FaultHook, answered
-from .runner import build_runner, check_files, default_work_dir, register_hooks
+from .overrides import override
+from .runner import (
+    build_runner,
+    check_files,
+    check_weights,
+    default_work_dir,
+    register_hooks,
+    wrong_config,
+)
 
 
+@wrong_config()
 def evaluation_config(
     config: str | Path | Config,
     checkpoint: str,
@@ -28,7 +37,7 @@ def evaluation_config(
 ) -> Config:
     """The config that ``tools/test.py`` evaluates: of a distillation, its plain student."""
     cfg = plain_config(load_config(config))
-    cfg.merge_from_dict(dict(cfg_options or {}))
+    override(cfg, cfg_options)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config, None)
     cfg.load_from, cfg.resume = checkpoint, False
@@ -40,9 +49,11 @@ def evaluation_config(
 
 def evaluate(cfg: Config, trust_checkpoint: bool = False) -> dict[str, float]:
     """Evaluate a config's checkpoint; the metrics."""
-    with answered(cfg, ('test',)), trusting(trust_checkpoint):
+    faults = FaultHook()
+    with answered(cfg, ('test',), faults), trusting(trust_checkpoint):
         runner = build_runner(cfg)
-        register_hooks(runner, FaultHook)
+        register_hooks(runner, faults)
+        check_weights(cfg, runner, trust_checkpoint, whole=True)
         return runner.test()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.config import DictAction
@@ -12,21 +13,11 @@ from mmengine.config import DictAction
 from ..errors import InputError
 from ..training.processes import leave_ranks
 
-
-def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as a nest of dicts.
-
-    >>> nested({'pkd.weight': 3.0, 'teacher.precision': 'bf16'})
-    {'pkd': {'weight': 3.0}, 'teacher': {'precision': 'bf16'}}
-    """
-    result: dict[str, Any] = {}
-    for key, value in options.items():
-        *path, last = key.split('.')
-        place = result
-        for name in path:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return result
+NOT_FINITE = (
+    'lower the learning rate or clip gradients (optim_wrapper.clip_grad.max_norm=10), lower the weight '
+    'of a method that is named, look at the data, or leave such iterations out (skip_nonfinite=N in the '
+    'Distiller)'
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +43,24 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(main: Callable[[], Any]) -> None:
-    """Run a tool; wrong input ends it with one message and exit status 2 instead of a traceback."""
+    """Run a tool; what a user can mend ends it with one message instead of a traceback.
+
+    The exit status is 2 for wrong input, 1 for a loss that is not finite, 130 for Ctrl-C.
+    """
     status: Any = None
     try:
         main()
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
+        status = 2
+    except FloatingPointError as error:
+        print(f'error: {error}; {NOT_FINITE}', file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print('error: stopped by Ctrl-C', file=sys.stderr)
+        status = 128 + signal.SIGINT
+    except OSError as error:
+        print(f'error: {error.filename or ""}: {error.strerror or error}', file=sys.stderr)
         status = 2
     except SystemExit as stop:
         status = stop.code

@@ -18,12 +18,20 @@ from ..files.writing import latest_checkpoint
 from ..training.data_faults import FaultHook, answered
 from ..training.resume import ResumeHook
 from ..training.sharding import ShardingHook
-from .runner import build_runner, check_files, default_work_dir, register_hooks
-from .tool import nested
+from .overrides import nested, override
+from .runner import (
+    build_runner,
+    check_files,
+    check_weights,
+    default_work_dir,
+    register_hooks,
+    wrong_config,
+)
 
 OTHER_ENGINES = ('FlexibleRunner', 'MMFullyShardedDataParallel')
 
 
+@wrong_config()
 def training_config(
     config: str | Path | Config,
     *,
@@ -56,9 +64,9 @@ def training_config(
         trust_checkpoint: unpickle checkpoints without restriction.
     """
     cfg = load_config(config)
-    cfg.merge_from_dict(dict(cfg_options or {}))
+    override(cfg, cfg_options)
     if method is not None:
-        cfg = distill(cfg, method, teacher, checkpoint, nested(distill_options or {}))
+        cfg = distill(cfg, method, teacher, checkpoint, nested(distill_options))
     elif teacher or checkpoint or distill_options:
         raise InputError(
             '--teacher, --teacher-checkpoint, --distill-options: need --distill METHOD'
@@ -81,9 +89,11 @@ def training_config(
 
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
-    with answered(cfg, ('train', 'val')), trusting(trust_checkpoint):
+    faults = FaultHook()
+    with answered(cfg, ('train', 'val'), faults), trusting(trust_checkpoint):
         runner = build_runner(cfg)
-        register_hooks(runner, ResumeHook, ShardingHook, FaultHook)
+        register_hooks(runner, ResumeHook, ShardingHook, faults)
+        check_weights(cfg, runner, trust_checkpoint)
         runner.train()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..core.method import build_method, find_method
-from ..errors import InputError
+from ..errors import InputError, refuse_unknown
 from ..family.building import is_distiller, load_config, model_config
 
 HOOK = 'mmkd.DistillationHook'
@@ -46,7 +46,7 @@ def distill(
             'distill: the config is a Distiller already; give the plain student config, or train '
             'it without --distill'
         )
-    chosen, teacher_options = _merge(_methods(method), options or {})
+    chosen, teacher_options = _merge(_methods(method), _options('options', options or {}))
     spec = _teachers(teacher, checkpoint, teacher_options)
     _check_need(chosen, spec)
     model = ConfigDict(type='mmkd.Distiller', student=model_config(result), methods=chosen)
@@ -58,25 +58,44 @@ def distill(
 
 
 def _methods(method: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    if isinstance(method, str):
-        method = {name.strip(): {} for name in method.split('+')}
-    chosen = {}
-    for name, options in method.items():
-        kind = find_method(options.get('type', name))
-        chosen[name.lower().replace('-', '_')] = {**options, 'type': f'mmkd.{kind.__name__}'}
-    return {name: dict(type=o.pop('type'), **o) for name, o in chosen.items()}
+    """Options by name, with the type in front."""
+    given = method if isinstance(method, Mapping) else {}
+    names = [name.strip() for name in method.split('+')] if isinstance(method, str) else list(given)
+    if not names:
+        raise InputError(f"distill: method={method!r}; needed: a method's name ('pkd', 'pkd+kd')")
+    chosen: dict[str, dict[str, Any]] = {}
+    for name in names:
+        options = _options(name, given.get(name, {}))
+        kind = find_method(str(options.pop('type', name)))
+        short = str(name).lower().replace('-', '_')
+        if short in chosen:
+            raise InputError(
+                f'distill: {method!r} names {short} twice, and one would be trained; two of a kind have '
+                f"names of their own: methods=dict(a=dict(type='mmkd.{kind.__name__}'), b=...)"
+            )
+        chosen[short] = dict(type=f'mmkd.{kind.__name__}', **options)
+    return chosen
+
+
+def _options(name: str, options: Any) -> dict[str, Any]:
+    """Options as a dict of their own."""
+    if not isinstance(options, Mapping):
+        raise InputError(
+            f'distill: {name}={options!r}; needed: options by name, as {name}.weight=2.0 gives them'
+        )
+    return dict(options)
 
 
 def _merge(
     chosen: dict[str, dict[str, Any]], options: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    teacher = dict(options.get('teacher', {}))
+    teacher = _options('teacher', options.get('teacher', {}))
     for name, extra in options.items():
         if name == 'teacher':
             continue
         if name not in chosen:
             raise InputError(f'distill: options for {name!r}, which is not among {list(chosen)}')
-        chosen[name].update(extra)
+        chosen[name].update(_options(name, extra))
     return chosen, teacher
 
 
@@ -88,12 +107,23 @@ def _teachers(teacher: Any, checkpoint: Any, options: dict[str, Any]) -> dict[st
             )
         return None
     if isinstance(teacher, Mapping) and not isinstance(teacher, Config):
-        checkpoints = checkpoint if isinstance(checkpoint, Mapping) else {}
+        checkpoints = _by_teacher('checkpoint', checkpoint or {}, teacher)
+        own = _by_teacher("options['teacher']", options, teacher)
         return {
-            name: _teacher(config, checkpoints.get(name), options.get(name, {}))
+            name: _teacher(config, checkpoints.get(name), _options(name, own.get(name, {})))
             for name, config in teacher.items()
         }
     return _teacher(teacher, checkpoint, options)
+
+
+def _by_teacher(what: str, given: Any, teachers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is given for several teachers, by their names."""
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f'distill: {what}={given!r}; needed: a dict by the names of the teachers {list(teachers)}'
+        )
+    refuse_unknown(f'distill: {what}', given, teachers)
+    return given
 
 
 def _teacher(config: Any, checkpoint: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ..files.safety import protect
 from ..registry import MODELS
 from .engine import Distillation
 from .method import build_method
+from .options import check_options
 from .teacher import Teacher
 
 
@@ -88,6 +89,8 @@ def build_distiller(
         skip_nonfinite: likewise; by default the first loss that is not finite stops training.
     """
     protect()
+    given = dict(student=student, check_gradients=check_gradients)
+    check_options('Distiller', build_distiller, given)
     config = ConfigDict(copy.deepcopy(dict(student)))
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)

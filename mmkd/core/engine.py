@@ -19,6 +19,7 @@ from ..family.taps import Features, Tap, capture
 from .checks import have_weight, refuse_nonfinite, refuse_unreaching, tensors_of
 from .method import Method
 from .schedules import progress
+from .silence import Silence
 from .step import Side, Step
 from .teacher import Teacher
 
@@ -63,6 +64,7 @@ class Distillation(nn.Module):
         self.skipping = False
         self.optimizers_installed = False
         self._reaching: set[str] = set()
+        self._silence = Silence()
         self._started = False
         self._listens = {name: listens_to(name, m, self.teachers) for name, m in methods.items()}
         for name, method in methods.items():
@@ -216,6 +218,8 @@ class Distillation(nn.Module):
             if weighs:
                 refuse_unreaching(term, terms[term], features)
                 self._reaching.add(term)
+            else:
+                self._silence.note(term, terms[term])
 
     def _unchecked(self, term: str) -> bool:
         name, _, own = term.partition('/')

@@ -10,6 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from ..errors import InputError, nearest, refuse_unknown
+from ..family.heads import class_count
 from ..family.stages import task_of
 from ..family.taps import Features, Tap, flatten, parse_taps
 from ..necks.adapters import Adapter, as_map
@@ -150,6 +151,8 @@ class FeatureMethod(Method):
     """
 
     adapts: ClassVar[bool] = True
+    compares_positions: ClassVar[bool] = False
+    """Whether the distance is constant on maps of a single position."""
 
     def __init__(
         self, tap: Taps | None = None, teacher_tap: Taps | None = None, **options: Any
@@ -183,6 +186,10 @@ class FeatureMethod(Method):
         assert teacher is not None
         for (what, shape), (_, target) in self.paired_levels(student, teacher):
             self.adapters.append(self._adapter(what, shape, target))
+        refuse_other_logits(self.label, student, teacher, self.level_taps)
+        if self.compares_positions:
+            for side, taps in zip((student, teacher), self.level_taps):
+                refuse_single_positions(self.label, side, taps)
 
     def paired_levels(
         self, student: Side, teacher: Side
@@ -243,6 +250,43 @@ def channels_of(side: Side, taps: list[Tap]) -> list[int]:
     """The channels of each level at some taps."""
     blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
     return [as_map(blank).shape[1] for blank in blanks]
+
+
+def sizes_at(side: Side, taps: list[Tap]) -> list[tuple[int, int]]:
+    """Height and width of each level at some taps."""
+    blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
+    return [tuple(as_map(blank).shape[-2:]) for blank in blanks]  # type: ignore[misc]
+
+
+def refuse_single_positions(method: str, side: Side, taps: list[Tap]) -> None:
+    """Stop if a level has a single position whatever the image: what is compared there is constant."""
+    sizes = sizes_at(side, taps)
+    if (1, 1) not in sizes or (1, 1) not in (larger := sizes_at(side.larger(), taps)):
+        return
+    what, shape = levels_of(side, taps)[larger.index((1, 1))]
+    raise InputError(
+        f'{method}: {what} of {side.owner} has a single position {tuple(shape)} however large the image, '
+        'and its distance there is always 0; needed: maps with more than one position, so tap a place '
+        'before the pooling (tools/list_taps.py CONFIG)'
+    )
+
+
+def refuse_other_logits(
+    method: str, student: Side, teacher: Side, taps: tuple[list[Tap], list[Tap]]
+) -> None:
+    """Stop if class scores of other classes are compared as if they were features."""
+    (head, ours), (_, theirs) = (class_count(side.model) for side in (student, teacher))
+    if ours is None or theirs is None or ours == theirs:
+        return
+    pairs = zip(levels_of(student, taps[0]), levels_of(teacher, taps[1]))
+    for (what, shape), (_, target) in pairs:
+        channels = [as_map(torch.empty(s, device='meta')).shape[1] for s in (shape, target)]
+        scores = channels[0] % ours == 0 and channels[0] * theirs == channels[1] * ours
+        if scores and f"'{head}" in what:
+            raise InputError(
+                f'{method}: {what} are the scores of {ours} classes, those of {teacher.owner} of '
+                f'{theirs}; take a teacher of the same classes, or tap features (tap=...)'
+            )
 
 
 def refuse_unordered(method: str, side: Side, taps: list[Tap]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Size, Tensor, nn
 
+from ..errors import InputError
+from ..family.running import probe
 from ..family.stages import task_of
 from ..family.taps import Features, Tap
 
@@ -29,6 +31,14 @@ class Side:
     shapes: dict[Tap, list[Size]]
     owner: str
     image: int = 0
+
+    def larger(self) -> Side:
+        """The same for an image of four times the size; itself where the network takes no other size."""
+        try:
+            seen = probe(self.model, self.shapes, self.owner, (4 * self.image,))
+        except InputError:
+            return self
+        return replace(self, shapes=seen.shapes, image=seen.image)
 
     @property
     def task(self) -> str:

@@ -19,6 +19,8 @@ from numpy.random import Generator
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
+from ..errors import InputError
+
 CLASSES = ('circle', 'ring', 'square', 'triangle', 'star', 'cross')
 SPLITS = ('train', 'val')
 SUBPIXEL = 4
@@ -57,6 +59,14 @@ class ShapesSpec:
     largest: int = 160
     objects: int = 6
     crop: int = 64
+
+    def __post_init__(self) -> None:
+        """Answer numbers of which nothing can be drawn."""
+        least = dict(train=1, val=1, seed=0, smallest=16, largest=self.smallest, objects=2, crop=1)
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < bound:
+                raise InputError(f'{name}={value!r}; needed: a whole number, {bound} or more')
 
 
 @dataclass

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import _get_cfg_metainfo, _get_package_and_cfg_path
+from mmengine.config.utils import MODULE2PACKAGE, _get_cfg_metainfo, _get_package_and_cfg_path
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, nearest, reason_of
+
+CONFIG_SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
 
 def load_config(source: str | Path | Config) -> Config:
@@ -23,14 +25,38 @@ def load_config(source: str | Path | Config) -> Config:
     >>> load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model.type
     'RetinaNet'
     """
-    if isinstance(source, Config):
-        return copy.deepcopy(source)
+    cfg = copy.deepcopy(source) if isinstance(source, Config) else _read_config(source)
+    refuse_without_model(cfg, source)
+    return cfg
+
+
+def refuse_without_model(cfg: Config, source: Any = None) -> None:
+    """Stop if a config has no model that could be built."""
+    model = cfg.get('model')
+    if not isinstance(model, Mapping) or 'type' not in model:
+        name = cfg.filename if source is None or isinstance(source, Config) else source
+        raise InputError(
+            f"config {name or 'given'}: model={model!r:.80}; needed: model=dict(type='...', ...), as every "
+            'config of a network has it'
+        )
+
+
+def _read_config(source: str | Path) -> Config:
+    """Run a config file; whatever goes wrong in it is wrong input."""
     try:
-        return Config.fromfile(config_path(str(source)))
+        path = config_path(str(source))
+        if path.is_file() and path.suffix not in CONFIG_SUFFIXES:
+            raise InputError(
+                f'config {source}: no config; needed: a file that ends in {", ".join(CONFIG_SUFFIXES)} '
+                '(weights have an argument of their own)'
+            )
+        return Config.fromfile(path)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f'config {source}: no such file ({error})') from error
-    except (AssertionError, ValueError) as error:
-        raise InputError(f'config {source}: cannot be read ({error})') from error
+    except Exception as error:  # a config is code, which can fail in any way
+        raise InputError(f'config {source}: cannot be read ({reason_of(error)})') from error
 
 
 def config_path(name: str) -> Path:
@@ -41,6 +67,11 @@ def config_path(name: str) -> Path:
     """
     if '::' not in name:
         return Path(name)
+    package = name.partition('::')[0]
+    if package not in MODULE2PACKAGE:
+        raise InputError(
+            f'config {name}: unknown package {package!r}; {nearest(package, MODULE2PACKAGE)}'
+        )
     package, inner = _get_package_and_cfg_path(name)
     inner = inner if inner.endswith('.py') else f'{inner}.py'
     return Path(get_installed_path(package), '.mim', 'configs', inner)
@@ -84,7 +115,13 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     """Build a model of any toolbox; its own scope, or the running one, decides where names are looked up."""
     own = ConfigDict(copy.deepcopy(dict(config)))
     with _scope(own.pop('_scope_', None)):
-        return MODELS.build(own)
+        try:
+            return MODELS.build(own)
+        except InputError:
+            raise
+        except Exception as error:  # of whatever the config asks for
+            kind = own.get('type')
+            raise InputError(f'model {kind}: cannot be built ({reason_of(error)})') from error
 
 
 @contextmanager

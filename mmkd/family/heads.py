@@ -55,6 +55,16 @@ def logit_head(model: Any) -> nn.Module:
     )
 
 
+def class_count(model: Any) -> tuple[str, int | None]:
+    """Where a model's class logits are made, and for how many classes; None if it does not tell."""
+    for name in ('roi_head', 'bbox_head', 'head', 'decode_head'):
+        if isinstance(getattr(model, name, None), nn.Module):
+            inner = 'roi_head.bbox_head' if name == 'roi_head' else name
+            count = getattr(logit_head(model), 'num_classes', None)
+            return inner, count if isinstance(count, int) else None
+    return '', None
+
+
 def is_sigmoid(head: nn.Module) -> bool:
     """Whether a head's classes are independent (sigmoid) or exclusive (softmax)."""
     if hasattr(head, 'use_sigmoid_cls'):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,12 @@ class Probe:
     overwritten: set[Place] = field(default_factory=set)
 
 
-def probe(model: nn.Module, taps: Iterable[Tap], owner: str = 'the model') -> Probe:
+def probe(
+    model: nn.Module,
+    taps: Iterable[Tap],
+    owner: str = 'the model',
+    sizes: Sequence[int] = PROBE_SIZES,
+) -> Probe:
     """Dry-run a model to learn its taps' shapes; nothing of the model changes.
 
     Also notes how often each place is passed, and which tensors something later overwrites in
@@ -71,7 +76,7 @@ def probe(model: nn.Module, taps: Iterable[Tap], owner: str = 'the model') -> Pr
     taps = list(taps)
     if not taps:
         return Probe()
-    features, image = _dry_run(model, taps, owner, blank_rois)
+    features, image = _dry_run(model, taps, owner, blank_rois, sizes)
     shapes = {tap: [tensor.shape for tensor in features[tap]] for tap in taps}
     return Probe(shapes, image, features.counts(), features.overwritten())
 
@@ -94,7 +99,11 @@ def all_taps(model: nn.Module) -> list[tuple[str, list[Size]]]:
 
 
 def _dry_run(
-    model: nn.Module, taps: list[Tap], owner: str, boxes: Callable[..., Rois] | None = None
+    model: nn.Module,
+    taps: list[Tap],
+    owner: str,
+    boxes: Callable[..., Rois] | None = None,
+    sizes: Sequence[int] = PROBE_SIZES,
 ) -> tuple[Features, int]:
     """What passed, and the size of the image.
 
@@ -103,7 +112,7 @@ def _dry_run(
     failures = []
     with _at_rest(model):
         for heads in (True, False) if hasattr(model, 'extract_feat') else (True,):
-            for size in PROBE_SIZES:
+            for size in sizes:
                 inputs, samples = blank_batch(model, size)
                 rois = boxes(taps, inputs) if boxes and heads else None
                 try:

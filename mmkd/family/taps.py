@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import Size, Tensor, nn
 
-from ..errors import InputError, nearest, refuse_unknown
+from ..errors import InputError, nearest, refuse_other, refuse_unknown
 
 Place = tuple[str, str]
-"""A module's name and what is read there: ``'output'`` or ``'input'``."""
+"""A module's name and what is read there, one of :data:`SOURCES`."""
+SOURCES = ('output', 'input')
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ class Tap:
             raise InputError(
                 f"tap: {spec!r}; needed: a module name, or dict(at='neck', levels=[0])"
             )
-        refuse_unknown(f'tap {spec["at"]!r}', spec, ('at', 'levels', 'item', 'source'))
-        levels = spec.get('levels')
-        return cls(
-            spec['at'],
-            None if levels is None else tuple(int(level) for level in levels),
-            spec.get('item'),
-            spec.get('source', 'output'),
-        )
+        known = dict(at=spec['at'], levels=None, item=None, source='output')
+        where = f'tap {spec["at"]!r}'
+        refuse_unknown(where, spec, known)
+        options = {**known, **spec}
+        options['levels'] = _levels(where, options['levels'])
+        if options['item'] is not None and not _is_index(options['item']):
+            raise InputError(f'{where}: item={options["item"]!r}; needed: a whole number')
+        refuse_other(f'{where}: source', options['source'], SOURCES)
+        return cls(**options)
 
     @property
     def place(self) -> Place:
@@ -233,6 +235,8 @@ def parse_taps(spec: Any) -> list[Tap]:
     ['backbone.layer3', 'backbone.layer4']
     """
     specs = spec if isinstance(spec, (list, tuple)) else [spec]
+    if not specs:
+        raise InputError(f"tap: {spec!r}; needed: one module name at least ('neck')")
     return [Tap.parse(item) for item in specs]
 
 
@@ -250,6 +254,20 @@ def flatten(value: Any) -> list[Tensor]:
     elif not isinstance(value, (tuple, list)):
         return []
     return [tensor for item in value for tensor in flatten(item)]
+
+
+def _levels(where: str, levels: Any) -> tuple[int, ...] | None:
+    """The levels of a tap as it stands in a config."""
+    if levels is None:
+        return None
+    listed = isinstance(levels, (list, tuple)) and levels
+    if not listed or not all(_is_index(level) for level in levels):
+        raise InputError(f'{where}: levels={levels!r}; needed: a list of whole numbers ([0, 1])')
+    return tuple(levels)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _clone(value: Any) -> Any:

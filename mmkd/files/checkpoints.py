@@ -104,11 +104,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> KeyReport:
     1 keys loaded; 1 misshaped (bias: (3,) in the file, (2,) in the model)
     """
     own = model.state_dict()
-    misshaped = {k for k, v in weights.items() if k in own and v.shape != own[k].shape}
+    rebuilt = set(
+        model.load_state_dict(own, strict=False).missing_keys
+    )  # what it makes anew itself
+    misshaped = {k for k, v in weights.items() if k in own and v.shape != own[k].shape} - rebuilt
+    if misshaped and _takes(model, weights):
+        misshaped = set()  # it resizes what it is given
     fitting = OrderedDict((k, v) for k, v in weights.items() if k not in misshaped)
     fitting._metadata = getattr(weights, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     outcome = model.load_state_dict(fitting, strict=False)
-    missing = {k for k in outcome.missing_keys if not k.endswith(COUNTERS)} - misshaped
+    missing = {k for k in outcome.missing_keys if not k.endswith(COUNTERS)} - misshaped - rebuilt
     return KeyReport(
         loaded=len(fitting) - len(outcome.unexpected_keys),
         missing=sorted(missing),
@@ -118,6 +123,32 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> KeyReport:
             for k in sorted(misshaped)
         ],
     )
+
+
+def load_fitting(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> KeyReport:
+    """Load weights that must be all that a model has; more in the file is left out.
+
+    >>> load_fitting(nn.Linear(2, 2), {'weight': torch.ones(2, 3)}, 'other.pth')
+    Traceback (most recent call last):
+    ...
+    mmkd.errors.InputError: checkpoint other.pth: does not fit the config: 0 keys loaded; 1 missing \
+(bias); 1 misshaped (weight: (2, 3) in the file, (2, 2) in the model); give the config it was trained with
+    """
+    report = load_weights(model, weights)
+    if report.missing or report.misshaped:
+        raise InputError(
+            f'checkpoint {source}: does not fit the config: {report}; give the config it was trained with'
+        )
+    return report
+
+
+def _takes(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a model takes weights whose shapes are not its own: some resize position tables."""
+    try:
+        model.load_state_dict(weights, strict=False)
+    except RuntimeError:
+        return False
+    return True
 
 
 def inherit(student: nn.Module, teacher: nn.Module, part: str) -> KeyReport:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..errors import InputError
@@ -16,12 +20,43 @@ from ..errors import InputError
 SMALL = 64 * 2**20
 """Annotation files up to this size are read beforehand; larger ones only where training has failed."""
 COCO = ('images', 'annotations', 'categories')
+READ = {
+    'images': ('id', 'file_name', 'width', 'height'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
+    'categories': ('id', 'name'),
+}
+"""What a data set reads of each entry of these lists."""
+COMPARED = {
+    'images': ('id',),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'),
+    'categories': ('id',),
+}
+"""What an evaluator reads of them."""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+FORMS: Mapping[str, Callable[[Any], bool]] = {
+    'width': _is_number,
+    'height': _is_number,
+    'area': _is_number,
+    'bbox': lambda box: isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)),
+}
+"""What some keys must be."""
 
 
 def check_datasets(cfg: Config, parts: tuple[str, ...]) -> None:
     """Answer data that are missing and annotation files that are damaged."""
     for where, dataset in datasets(cfg, parts):
         _check_paths(where, dataset)
+        classes = (dataset.get('metainfo') or {}).get('classes')
+        if isinstance(classes, str) and not Path(classes).is_file():
+            raise InputError(
+                f'{where}.metainfo.classes={classes!r}: a text that names no file; needed: a list or tuple '
+                f'of names; of a single class with its comma: ({classes!r},)'
+            )
     check_annotations(cfg, parts, most=SMALL)
 
 
@@ -38,7 +73,9 @@ def check_annotations(
                 _check_annotation(f'{where}.ann_file', path, dataset, scope)
     for where, path in _compared(cfg, parts):
         if path.is_file() and least <= path.stat().st_size <= most:
-            _check_lists(where, path, _read_json(where, path), COCO)
+            content = _read_json(where, path)
+            _check_lists(where, path, content, COCO)
+            _check_entries(where, path, content, COMPARED)
 
 
 def datasets(cfg: Config, parts: tuple[str, ...]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -154,6 +191,11 @@ def _check_coco(where: str, path: Path, found: Any, cfg: Mapping[str, Any], kind
         raise InputError(
             f"{where}: {path} lists no images ('images' is empty); write the file again"
         )
+    coco: Any = next(base for base in kind.__mro__ if base.__name__ == 'CocoDataset')
+    if kind.parse_data_info is coco.parse_data_info:  # others read other keys
+        _check_entries(where, path, found, READ)
+        _refuse_shared_ids(where, path, found['images'])
+        _tell_left_out(where, path, found)
     classes = (cfg.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get(
         'classes'
     )
@@ -163,6 +205,68 @@ def _check_coco(where: str, path: Path, found: Any, cfg: Mapping[str, Any], kind
             f'{where}: none of the classes {_few(classes)} is among the categories of {path}: '
             f'{_few(names)}; name its categories: metainfo=dict(classes=(...)) in the data set'
         )
+
+
+def _check_entries(
+    where: str, path: Path, found: Mapping[str, Any], needed: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Answer the first entry of a COCO file that lacks what is read of it."""
+    for part, names in needed.items():
+        for number, entry in enumerate(found.get(part) or []):
+            missing = [n for n in names if n not in entry] if isinstance(entry, dict) else names
+            if missing:
+                raise InputError(
+                    f'{where}: {path}: {part}[{number}] has no {missing[0]!r}: {json.dumps(entry)[:120]}; '
+                    f'needed: {", ".join(names)}'
+                )
+            for name in (n for n in names if n in FORMS and not FORMS[n](entry[n])):
+                raise InputError(
+                    f'{where}: {path}: {part}[{number}]: {name}={entry[name]!r:.80}; needed: '
+                    + ('left, top, width, height' if name == 'bbox' else 'a number')
+                )
+
+
+def _refuse_shared_ids(where: str, path: Path, images: list[Any]) -> None:
+    """Stop if images share an id: the last of them would get the annotations of all."""
+    counts = Counter(image['id'] for image in images)
+    shared = [name for name, count in counts.items() if count > 1]
+    if shared:
+        files = [image['file_name'] for image in images if image['id'] == shared[0]]
+        raise InputError(
+            f'{where}: {path}: {len(shared)} ids stand for several images each: {_few(shared)} (the first for '
+            f'{_few(files)}); give each image an id of its own'
+        )
+
+
+def _tell_left_out(where: str, path: Path, found: Mapping[str, Any]) -> None:
+    """Say how many annotations data sets leave out without a word."""
+    images = {image['id']: image for image in found['images']}
+    categories = {item['id'] for item in found['categories']}
+    kinds: dict[str, list[Any]] = {}
+    for item in found.get('annotations') or []:
+        if item['image_id'] not in images:
+            kinds.setdefault('are of images that are not listed', []).append(item['id'])
+        elif item['category_id'] not in categories:
+            kinds.setdefault('are of categories that are not listed', []).append(item['id'])
+        elif not _is_seen(item['bbox'], images[item['image_id']]):
+            kinds.setdefault('have no box with an extent in its image', []).append(item['id'])
+    for what, names in kinds.items():
+        print_log(
+            f'{where}: {path}: {len(names)} annotations {what} and are left out (ids {_few(names)})',
+            'current',
+            logging.WARNING,
+        )
+
+
+def _is_seen(box: list[float], image: Mapping[str, Any]) -> bool:
+    """Whether a box has an extent, of which a part lies in the image."""
+    if not all(map(math.isfinite, box)):
+        return False
+    x, y, width, height = box
+    inside = min(x + width, image['width']) > max(x, 0) and min(y + height, image['height']) > max(
+        y, 0
+    )
+    return inside and width >= 1 and height >= 1
 
 
 def _check_lines(where: str, path: Path) -> None:

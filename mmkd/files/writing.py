@@ -66,15 +66,34 @@ def write_whole(path: Path, content: bytes) -> None:
     _settle(path.parent)
 
 
+def refuse_unwritable(path: str | Path, option: str) -> None:
+    """Stop if a folder that will be written into cannot be; nothing is made here.
+
+    >>> refuse_unwritable('/dev/null/run', '--out')
+    Traceback (most recent call last):
+    ...
+    mmkd.errors.InputError: --out /dev/null/run: cannot be written into (/dev/null is no folder); name another
+    """
+    there = next(place for place in (Path(path), *Path(path).absolute().parents) if place.exists())
+    if not there.is_dir():
+        reason = f'{there} is no folder'
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f'no permission for {there}'
+    else:
+        return
+    raise InputError(f'{option} {path}: cannot be written into ({reason}); name another')
+
+
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
     """The newest whole checkpoint of a work dir that training can go on from; None if there is none.
 
     That is what ``last_checkpoint`` names. Where that is damaged, or a kill came before it was written,
-    the newest whole one is taken.
+    the newest whole one is taken. Where one is named and none is whole, training does not start anew.
     """
     folder = Path(work_dir)
     note = folder / 'last_checkpoint'
-    named = Path(note.read_text(errors='replace').strip()) if note.is_file() else None
+    text = note.read_text(errors='replace').strip() if note.is_file() else ''
+    named = Path(text) if text else None
     if named is not None and is_whole(named):
         return named
     found = [p for p in folder.glob('*.pth') if not p.name.startswith('best_')]
@@ -82,10 +101,11 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
         if is_whole(path):
             print_log(f'resume: {path}; {named} is missing or damaged', 'current', logging.WARNING)
             return path
-    if found:
+    if found or named is not None:
+        names = ', '.join(sorted(p.name for p in found)) or f'last_checkpoint names {named}'
         raise InputError(
-            f'--resume auto: all checkpoints in {folder} are truncated or damaged '
-            f'({", ".join(sorted(p.name for p in found))}); remove them to start anew'
+            f'--resume auto: all checkpoints in {folder} are truncated or damaged, or gone ({names}); '
+            'remove these files to start anew'
         )
     return None
 

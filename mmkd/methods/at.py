@@ -25,6 +25,7 @@ class AT(FeatureMethod):
     10.0
     """
 
+    compares_positions = True
     adapts = False
     weights = {'classification': 1000.0, 'detection': 1000.0, 'segmentation': 1000.0}
 

@@ -31,6 +31,7 @@ class CWD(FeatureMethod):
     2.0
     """
 
+    compares_positions = True
     weights = {'detection': 5.0, 'segmentation': 3.0}
 
     def __init__(self, temperature: Positive | None = None, **options: Any) -> None:

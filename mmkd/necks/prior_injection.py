@@ -34,6 +34,9 @@ class ViTSize:
     @classmethod
     def parse(cls, spec: Any, where: str = 'PriorInjection') -> ViTSize:
         """Read and check ``(width, depth, heads)``."""
+        numbers = isinstance(spec, (list, tuple)) and all(type(n) is int for n in spec)
+        if not isinstance(spec, cls) and not (numbers and len(spec) in (2, 3)):
+            raise InputError(f'{where}={spec!r}; needed: (width, depth, heads), whole numbers')
         size = spec if isinstance(spec, cls) else cls(*spec)
         if size.width % 4 or size.width < 4 or size.depth < 1:
             raise InputError(
@@ -113,6 +116,11 @@ class PriorInjection(nn.Module):
         """
         size = teacher.shape[-2:]
         grid = self.grid(size)
+        if not self.stitches(size):
+            raise InputError(
+                f'the map {size[0]}x{size[1]} is a single token (patch={self.patch}), so that nothing can '
+                'be stitched; larger images, a smaller patch, or a tap before the pooling'
+            )
         ours = patchify(resize(student, size), self.patch)
         theirs = patchify(teacher.detach(), self.patch)
         if scores is None:
@@ -127,25 +135,30 @@ class PriorInjection(nn.Module):
             1,
         )
         stitched = _take(self.project(hybrid), order.argsort(1))
-        rebuilt = self.predict(self.decoder(stitched + positions(grid, stitched)))
-        return unpatchify(rebuilt, self.patch, size)
+        return self._decode(stitched, grid, size)
 
     def grid(self, size: tuple[int, int] | Size) -> tuple[int, int]:
         """Rows and columns of tokens of a map."""
         height, width = size
-        if max(height, width) < self.patch:
-            raise InputError(
-                f'patch={self.patch} is larger than the map {height}x{width}; a '
-                'smaller patch, larger images, or a tap with a larger map'
-            )
-        grid = math.ceil(height / self.patch), math.ceil(width / self.patch)
-        if grid == (1, 1):
-            raise InputError(
-                f'the map {height}x{width} is a single token (patch={self.patch}), '
-                'so that nothing can be stitched; larger images, a smaller patch, or a tap before '
-                'the pooling'
-            )
-        return grid
+        return math.ceil(height / self.patch), math.ceil(width / self.patch)
+
+    def stitches(self, size: tuple[int, int] | Size) -> bool:
+        """Whether a map has two tokens at least, so that there is something to stitch."""
+        return self.grid(size) != (1, 1)
+
+    def alone(self, student: Tensor, size: tuple[int, int] | Size) -> Tensor:
+        """The teacher's map, rebuilt from the student's tokens alone."""
+        grid = self.grid(size)
+        ours = patchify(resize(student, size), self.patch)
+        places = torch.arange(ours.shape[1], device=ours.device).expand(ours.shape[:2])
+        hybrid = self._encode(ours, places, grid, self.student_embed, self.student_encoder)
+        return self._decode(self.project(hybrid), grid, size)
+
+    def _decode(
+        self, stitched: Tensor, grid: tuple[int, int], size: tuple[int, int] | Size
+    ) -> Tensor:
+        rebuilt = self.predict(self.decoder(stitched + positions(grid, stitched)))
+        return unpatchify(rebuilt, self.patch, size)
 
     def _encode(
         self,
@@ -329,13 +342,16 @@ def read_size(size: Any) -> Callable[[int, int], dict[str, Any]] | list[dict[str
         if found is None:
             raise InputError(nearest(size, [*RULES, *PRESETS]))
         return found
-    if not (isinstance(size, (list, tuple)) and all(isinstance(s, Mapping) for s in size)):
+    listed = isinstance(size, (list, tuple)) and len(size) > 0
+    if not (listed and all(isinstance(s, Mapping) for s in size)):
         raise InputError(
             "needed: 'full', 'light', a published pair's name, or a list of "
             'dict(encoder=(width, depth, heads), decoder=(width, depth, heads))'
         )
     for stage in size:
         refuse_unknown('size', stage, ('encoder', 'decoder'))
+        for side, spec in stage.items():
+            ViTSize.parse(spec, f'size: {side}')
     return list(size)
 
 

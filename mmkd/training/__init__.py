@@ -2,7 +2,7 @@
 
 Optimisers of the methods, resuming exactly, random states, shards, processes and number formats, and
 answers to data and disks that fail on the way.
-May import: files, core.
+May import: files, family, core.
 """
 
 from .cpu_amp import CpuAmpOptimWrapper

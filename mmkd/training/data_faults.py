@@ -6,9 +6,11 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
+from ..family.heads import class_count
 from ..files.data import SMALL, check_annotations
 from ..files.writing import FULL
+from .method_optimizers import bare
 
 WHOLE = 'Checkpoints that are there are whole: go on with --resume'
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
@@ -32,14 +36,25 @@ WORKER = re.compile(
 )
 NO_SAMPLE = 'need at least one array to concatenate'
 NO_VALID = ('Cannot find valid image after', 'pipline should not get `None`')
+UNREACHING = 'its gradient does not reach the student'
+ONE_VALUE = 'Expected more than 1 value per channel when training'
+NO_CLASS = ('is out of bounds', 'Class values must be smaller than num_classes')
 FOLDERS = ('Found 0 files in subfolders', 'The number of subfolders')
 
 
 class FaultHook(Hook):
-    """Lets the data sets name the file of a sample that cannot be read. What they give stays the same."""
+    """Lets the data sets name the file of a sample that cannot be read. What they give stays the same.
+
+    Attributes:
+        started: whether an iteration has come to its end; what fails before is wrong in the config.
+    """
+
+    started = False
 
     def before_run(self, runner: Runner) -> None:
         """The loaders are built, and their workers are not started yet."""
+        if isinstance(runner._train_loop, BaseLoop):
+            refuse_few_classes(bare(runner), runner.train_dataloader.dataset)
         for part in ('train', 'val', 'test'):
             loader = getattr(getattr(runner, f'_{part}_loop'), 'dataloader', None)
             if loader is None:
@@ -47,6 +62,9 @@ class FaultHook(Hook):
             watch(loader.dataset)
             if loader.num_workers > 0:
                 loader.worker_init_fn = functools.partial(guard_worker, loader.worker_init_fn)
+
+    def _after_iter(self, runner: Runner, *batch: Any, **mode: Any) -> None:
+        self.started = True
 
 
 def watch(dataset: Any) -> None:
@@ -63,6 +81,7 @@ def guard_worker(init: Callable[[int], None] | None, worker: int) -> None:
 
     Training would then wait for the batch for ever.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all; the main process answers it
     Queue._on_queue_feeder_error = staticmethod(_feeder_failed)  # type: ignore[attr-defined]
     if init is not None:
         init(worker)
@@ -73,13 +92,38 @@ def _feeder_failed(error: Exception, batch: Any) -> None:
     os._exit(1)
 
 
+def refuse_few_classes(model: Any, dataset: Any) -> None:
+    """Stop if the data have labels for which the model has no class."""
+    head, count = class_count(model)
+    labels = labels_of(dataset)
+    if count is not None and labels > count:
+        raise InputError(
+            f'{head}.num_classes={count}: the training data have {labels} classes; give as many '
+            f'(--cfg-options model.{head}.num_classes={labels}), or the classes in metainfo of the data sets'
+        )
+
+
+def labels_of(dataset: Any) -> int:
+    """How many labels a data set's samples may have; 0 if it does not tell."""
+    meta = getattr(dataset, 'metainfo', None) or {}
+    names = meta.get('thing_classes') or meta.get('classes')
+    if names is not None:
+        return 0 if isinstance(names, str) else len(names)
+    with suppress(Exception):  # what is listed need not be one number for each sample
+        return int(max(dataset.get_gt_labels())) + 1
+    return 0
+
+
 @contextmanager
-def answered(cfg: Config, parts: tuple[str, ...]) -> Iterator[None]:
+def answered(cfg: Config, parts: tuple[str, ...], hook: FaultHook) -> Iterator[None]:
     """Answer what goes wrong with data, workers and disks by an InputError; all else passes.
+
+    Before the first iteration is over nothing passes: it is wrong in the config.
 
     Args:
         cfg: what is trained or tested.
         parts: of which loops data sets are read.
+        hook: the Runner's.
     """
     inherited = logging.FileHandler.handleError
     logging.FileHandler.handleError = _log_failed(inherited)  # type: ignore[method-assign]
@@ -97,7 +141,9 @@ def answered(cfg: Config, parts: tuple[str, ...]) -> Iterator[None]:
             raise answer from error
         if isinstance(error, (ValueError, KeyError, TypeError)):
             check_annotations(cfg, parts, least=SMALL)
-        raise
+        if hook.started or isinstance(error, FloatingPointError):
+            raise
+        raise InputError(f'before the first iteration was over: {reason_of(error)}') from error
     finally:
         logging.FileHandler.handleError = inherited  # type: ignore[method-assign]
 
@@ -112,6 +158,11 @@ def answer_of(error: Exception, cfg: Config) -> InputError | None:
     if found := WORKER.search(text):
         return InputError(_worker(found.group()))
     last = text.strip().splitlines()[-1:]
+    if isinstance(error, KeyError) and _raised_in(error) == 'checkpoint_hook.py':
+        return InputError(
+            f'default_hooks.checkpoint.save_best: the evaluation gives no {text}; its names are in the log '
+            f"(coco/bbox_mAP, accuracy/top1, mIoU), or save_best='auto'. {WHOLE}"
+        )
     if any(words in text for words in NO_VALID):
         return InputError(
             f'data set: {last[0]}: the pipeline gave nothing for any of the samples tried. Either their '
@@ -123,11 +174,30 @@ def answer_of(error: Exception, cfg: Config) -> InputError | None:
             'data set: no sample is left; see ann_file, data_prefix and filter_cfg of the data sets: '
             'filter_empty_gt leaves out images without objects of the classes in metainfo'
         )
+    if UNREACHING in text:
+        return InputError(text)
+    if ONE_VALUE in text:
+        return InputError(
+            f'train_dataloader.batch_size={cfg.train_dataloader.get("batch_size")}: BatchNorm in training '
+            f'mode had a batch of one value for each channel ({text.strip()}); a larger batch_size, or '
+            'train_dataloader.drop_last=True if the last batch of an epoch is a single image'
+        )
+    if any(words in text for words in NO_CLASS):
+        return InputError(
+            f'num_classes: the data have labels for which the head has no class ({last[0]}); give as many '
+            'classes as the data have, and see metainfo (and reduce_zero_label) of the data sets'
+        )
     if any(words in text for words in FOLDERS):
         return InputError(
             f'data set: {last[0]}; each class needs a folder with images in data_prefix'
         )
     return None
+
+
+def _raised_in(error: Exception) -> str:
+    """The name of the file whose code raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).name if frames else ''
 
 
 def unreadable(info: Mapping[str, Any], error: Exception) -> str | None:

@@ -13,6 +13,9 @@ from mmengine.config import Config
 
 from ..errors import InputError
 
+STARTERS = dict(
+    pytorch='torchrun (tools/dist_train.sh)', slurm='srun (tools/slurm_train.sh)', mpi='mpirun'
+)
 DDP = 'MMDistributedDataParallel'
 
 
@@ -58,18 +61,18 @@ def rank_variables(launcher: str, environment: Mapping[str, str]) -> dict[str, s
     ...                          'SLURM_JOB_ID': '7', 'MASTER_ADDR': 'n1'})['MASTER_PORT']
     '20007'
     """
-    if launcher == 'pytorch':
-        return {}
     names = {
+        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
         'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
         'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
     }[launcher]
     missing = [name for name in names if name not in environment]
     if missing:
         raise InputError(
-            f'--launcher {launcher}: {missing[0]} is not set; start with '
-            + ('srun (tools/slurm_train.sh)' if launcher == 'slurm' else 'mpirun')
+            f'--launcher {launcher}: {missing[0]} is not set; start with ' + STARTERS[launcher]
         )
+    if launcher == 'pytorch':
+        return {}
     rank, size, local = (environment[name] for name in names)
     job = int(environment.get('SLURM_JOB_ID', '0'))
     return {

@@ -32,7 +32,7 @@ from .watch import Watch
 KEY = 'mmkd_resume'
 """Where a checkpoint keeps the random states of all ranks and the place in the data."""
 INTERRUPTED = 'interrupted.pth'
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @HOOKS.register_module()
@@ -42,8 +42,8 @@ class ResumeHook(Hook):
     What mmengine's checkpoints lack is added: the states of the random generators of every rank, the
     place in the data (inside an epoch too), validations that were due, gradients that are accumulated.
     Data workers draw each sample with a seed of its own. Checkpoints are written atomically, and the old
-    one goes when the new one is there. At SIGTERM or SIGUSR1 the next iteration (on several ranks one of the
-    next second) ends with a checkpoint, and training stops with exit status 128 + signal.
+    one goes when the new one is there. At SIGTERM, SIGUSR1 or Ctrl-C the next iteration (on several ranks
+    one of the next second) ends with a checkpoint, and training stops with exit status 128 + signal.
     """
 
     priority = 80  # schedules and averages are up to date then; checkpoints are written later
@@ -95,6 +95,8 @@ class ResumeHook(Hook):
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
+        if self._signal == number == signal.SIGINT:
+            raise KeyboardInterrupt  # who presses Ctrl-C again does not want to wait
         self._signal = number
 
     # -- what is saved --------------------------------------------------------------------------

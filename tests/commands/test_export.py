@@ -46,3 +46,21 @@ def test_a_checkpoint_without_weights_is_named(trained, tmp_path):
     torch.save(dict(meta={}), tmp_path / 'empty.pth')
     with pytest.raises(InputError, match=r'empty\.pth: holds no model weights'):
         export_student(trained[0], tmp_path / 'empty.pth', tmp_path / 'out')
+
+
+@pytest.mark.parametrize('other', [h.retinanet(width=16), h.classifier()])
+def test_a_checkpoint_of_another_model_is_refused(other, trained, tmp_path):
+    torch.save(dict(state_dict=build_model(other).state_dict()), tmp_path / 'other.pth')
+    with pytest.raises(
+        InputError, match=r'other\.pth: does not fit the config: .*(missing|misshaped)'
+    ):
+        export_student(trained[0], tmp_path / 'other.pth', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_that_is_a_file_is_named(trained, tmp_path):
+    (tmp_path / 'out').write_text('')
+    with pytest.raises(
+        InputError, match=r'--out .*out: cannot be written into \(.* is no folder\)'
+    ):
+        export_student(trained[0], trained[1], tmp_path / 'out')

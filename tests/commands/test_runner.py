@@ -75,7 +75,8 @@ def test_a_checkpoint_that_is_missing_or_hostile_is_answered(config, tmp_path):
 def test_a_resumed_training_without_a_seed_takes_the_checkpoints(
     resume, given, taken, config, tmp_path
 ):
-    torch.save(dict(state_dict={}, meta=dict(seed=7)), tmp_path / 'c.pth')
+    content = dict(state_dict={}, optimizer={}, message_hub={}, meta=dict(seed=7, epoch=1, iter=2))
+    torch.save(content, tmp_path / 'c.pth')
     config.load_from, config.resume = str(tmp_path / 'c.pth'), resume
     config.randomness = dict(seed=given, deterministic=True)
     check_files(config, ('train',))

@@ -87,8 +87,24 @@ def test_the_result_survives_a_round_trip_through_a_file(tmp_path):
         (dict(method='pkd', **TEACHER, options=dict(kd=dict())), ["'kd'", "['pkd']"]),
         (dict(method=dict(pkd=dict(wait=1)), **TEACHER), ['methods.pkd', "'wait'"]),
         (dict(method='pkd', **TEACHER, options=dict(pkd=dict(weight=-1))), ['pkd', '-1']),
+        (dict(method='pkd', **TEACHER, options=dict(pkd=3)), ['pkd=3', 'pkd.weight=2.0']),
+        (dict(method='pkd', **TEACHER, options=dict(teacher=3)), ['teacher=3', 'options by name']),
+        (dict(method=dict(pkd=3), **TEACHER), ['pkd=3']),
+        (dict(method='pkd+pkd', **TEACHER), ["'pkd+pkd' names pkd twice", "a=dict(type='mmkd.PKD')"]),
+        (dict(method='pkd+PKD', **TEACHER), ['names pkd twice']),
+        (dict(method=['pkd'], **TEACHER), ["method=['pkd']"]),
+        (dict(method='', **TEACHER), ["unknown method ''"]),
+        (dict(method='kd', teacher=dict(a='a.py', b='b.py'), checkpoint='t.pth'),
+         ["checkpoint='t.pth'", "['a', 'b']"]),
+        (dict(method='kd', teacher=dict(a='a.py'), checkpoint=dict(b='t.pth')), ["'b'", "'a'"]),
+        (dict(method='kd', teacher=dict(a='a.py'), options=dict(teacher=dict(c={}))), ["'c'", "'a'"]),
+        (dict(method='kd', **TEACHER, options=dict(kd=dict(temperature='abc'))), ["temperature='abc'"]),
+        (dict(method='kd', **TEACHER, options=dict(kd=dict(temperature=float('nan')))), ['nan']),
+        (dict(method='dpk', **TEACHER, options=dict(dpk=dict(optimizer='SGD'))), ["optimizer='SGD'"]),
+        (dict(method='fgd', **TEACHER, options=dict(fgd=dict(alpha='abc'))), ["alpha='abc'"]),
+        (dict(method='pkd', **TEACHER, options=dict(pkd=dict(tap=[]))), ['tap', '[]']),
     ],
-)
+)  # fmt: skip
 def test_wrong_calls_are_named(args, words):
     with pytest.raises(InputError) as error:
         mmkd.distill(STUDENT, **args)

@@ -246,3 +246,23 @@ def test_shapes_that_cannot_fit_are_named_with_tap_level_and_both_shapes():
         'teacher (1, 340, 32)',
     ]
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize('tap', ['neck', 'neck.gap'])
+@pytest.mark.parametrize('method', ['cwd', 'at'])
+def test_a_distance_that_would_always_be_zero_is_answered(method, tap):
+    with pytest.raises(
+        InputError, match=rf"tap '{tap}' level 0 of the student has a single position"
+    ):
+        h.distiller(h.classifier(), h.classifier(), **{method: dict(type=METHODS[method], tap=tap)})
+
+
+@pytest.mark.parametrize('method', ['cwd', 'fitnet', 'pkd', 'at'])
+def test_scores_of_other_classes_are_no_features(method):
+    teacher = h.segmentor()
+    teacher.decode_head.num_classes = 7
+    options = dict(type=METHODS[method], tap='decode_head.conv_seg')
+    with pytest.raises(InputError, match=r"'decode_head.conv_seg'.* scores of 4 classes, .* of 7"):
+        h.distiller(h.segmentor(), teacher, **{method: options})
+    options = dict(type=METHODS[method], tap='backbone')
+    assert h.distiller(h.segmentor(), teacher, **{method: options})

@@ -92,6 +92,15 @@ def test_flatten_keeps_order_and_leaves_out_the_rest():
         (3, ['3', 'module name']),
         (dict(levels=[1]), ['levels', 'module name']),
         (dict(at='neck', level=[1]), ["'neck'", "'level'", "'levels'"]),
+        (dict(at='neck', levels=[0.7, 1.2]), ["tap 'neck': levels=[0.7, 1.2]", 'whole numbers']),
+        (dict(at='neck', levels='0,1'), ["levels='0,1'", '[0, 1]']),
+        (dict(at='neck', levels=['a']), ["levels=['a']"]),
+        (dict(at='neck', levels=[True]), ['levels=[True]']),
+        (dict(at='neck', levels=1), ['levels=1', 'a list']),
+        (dict(at='neck', levels=[]), ['levels=[]']),
+        (dict(at='neck', item='x'), ["item='x'", 'a whole number']),
+        (dict(at='neck', source='outptu'), ["source='outptu'; nearest: 'output'"]),
+        ([], ['tap: []', 'one module name']),
     ],
 )
 def test_wrong_taps_are_named(spec, words):

@@ -9,7 +9,13 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmkd import InputError
-from mmkd.files.checkpoints import classes_of, load_weights, read_checkpoint, weights_of
+from mmkd.files.checkpoints import (
+    classes_of,
+    load_fitting,
+    load_weights,
+    read_checkpoint,
+    weights_of,
+)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.3, 0.9, 0.999])
@@ -115,3 +121,45 @@ def test_wrong_bytes_anywhere_are_read_or_named(archive, hostile, tmp_path):
             answers += str(file) in str(error)
         assert not trap.exists(), number
     assert answers > 60
+
+
+class Rebuilding(nn.Linear):
+    """Makes a table anew whenever weights come, as Swin V2 does, and resizes its positions."""
+
+    def __init__(self, size):
+        super().__init__(2, 2)
+        self.register_buffer('table', torch.ones(size))
+        self.positions = nn.Parameter(torch.zeros(size))
+        self._register_load_state_dict_pre_hook(self._prepare)
+
+    def _prepare(self, state, prefix, *args):
+        state.pop(f'{prefix}table', None)
+        own, given = self.positions, state.get(f'{prefix}positions')
+        if given is not None and len(given) != len(own):
+            state[f'{prefix}positions'] = given[:1].expand(len(own)).clone()
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_what_a_model_rebuilds_or_resizes_itself_is_not_missing(size):
+    weights = Rebuilding(size).state_dict()
+    assert load_fitting(Rebuilding(2), weights, 'c.pth').clean
+    del weights['table']
+    assert load_fitting(Rebuilding(2), weights, 'c.pth').clean
+    del weights['positions']
+    with pytest.raises(InputError, match=r'c\.pth: does not fit .* 1 missing \(positions\)'):
+        load_fitting(Rebuilding(2), weights, 'c.pth')
+
+
+def test_swin_v2_loads_its_own_checkpoint_of_another_window():
+    from mmpretrain.models import SwinTransformerV2
+
+    arch = dict(
+        embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], extra_norm_every_n_blocks=0
+    )
+    nets = [SwinTransformerV2(arch, img_size=64, window_size=window) for window in (4, 8)]
+    assert load_fitting(nets[0], nets[1].state_dict(), 'c.pth').clean
+
+
+def test_a_state_dict_that_is_none_is_named():
+    with pytest.raises(InputError, match='state_dict is a list'):
+        weights_of(dict(state_dict=[1]))

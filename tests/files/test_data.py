@@ -9,6 +9,7 @@ import pytest
 import mmkd.files.data
 import mmkd.training.data_faults
 from mmkd.commands.train import train, training_config
+from mmkd.files.data import COMPARED, READ
 
 TRAIN, TXT = 'annotations/train.json', 'train.txt'
 
@@ -40,6 +41,99 @@ def test_an_annotation_file_that_is_wrong_is_named_before_anything_is_built(chan
     text = h.message_of(training_config, h.detection(data))
     assert text.startswith('train_dataloader.dataset.ann_file: ')
     assert all(word in text for word in [str(data / TRAIN), *words])
+
+
+def entry(part, drop=None, **changes):
+    """A change of the second entry of a list."""
+
+    def change(path):
+        content = json.loads(path.read_text())
+        content[part][1].update(changes)
+        content[part][1].pop(drop, None)
+        path.write_text(json.dumps(content))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('part', 'key'), [(part, key) for part, keys in READ.items() for key in keys]
+)
+def test_an_entry_without_what_is_read_is_named(part, key, data):
+    entry(part, key)(data / TRAIN)
+    text = h.message_of(training_config, h.detection(data))
+    assert text.startswith(
+        f'train_dataloader.dataset.ann_file: {data / TRAIN}: {part}[1] has no {key!r}'
+    )
+
+
+@pytest.mark.parametrize(
+    ('part', 'change', 'words'),
+    [
+        ('images', dict(width='wide'), "images[1]: width='wide'; needed: a number"),
+        ('annotations', dict(area=None), 'annotations[1]: area=None'),
+        ('annotations', dict(bbox=[1, 1, 5]), 'annotations[1]: bbox=[1, 1, 5]; needed: left, top'),
+        ('annotations', dict(bbox='1 1 5 5'), "bbox='1 1 5 5'"),
+    ],
+)
+def test_an_entry_that_is_no_number_is_named(part, change, words, data):
+    entry(part, **change)(data / TRAIN)
+    assert words in h.message_of(training_config, h.detection(data))
+
+
+def test_classes_without_their_comma_are_named(data):
+    cfg = h.detection(data)
+    cfg.train_dataloader.dataset.metainfo.classes = 'circle'
+    text = h.message_of(training_config, cfg)
+    assert text.startswith("train_dataloader.dataset.metainfo.classes='circle'")
+    assert "('circle',)" in text
+
+
+@pytest.mark.parametrize('key', COMPARED['annotations'])
+def test_an_entry_without_what_is_compared_is_named(key, data):
+    entry('annotations', key)(data / 'annotations/val.json')
+    cfg = h.detection(data)
+    cfg.val_dataloader.dataset.ann_file = TRAIN
+    cfg.val_dataloader.dataset.data_prefix = dict(img='images/train/')
+    text = h.message_of(training_config, cfg)
+    assert text.startswith(
+        f'val_evaluator.ann_file: {data / "annotations/val.json"}: annotations[1]'
+    )
+    assert f'has no {key!r}' in text
+
+
+def test_images_that_share_an_id_are_named(data):
+    entry('images', id=1)(data / TRAIN)
+    text = h.message_of(training_config, h.detection(data))
+    assert '1 ids stand for several images each: (1) (the first for (' in text
+
+
+NAN = float('nan')
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(bbox=[1, 1, -5, 5]), 'have no box with an extent in its image'),
+        (dict(bbox=[1, 1, NAN, 5]), 'have no box'),
+        (dict(bbox=[900, 1, 5, 5]), 'have no box'),
+        (dict(image_id=777), 'are of images that are not listed'),
+        (dict(category_id=777), 'are of categories that are not listed'),
+    ],
+)
+def test_annotations_that_are_left_out_are_counted(change, words, data, monkeypatch):
+    said = []
+    monkeypatch.setattr(mmkd.files.data, 'print_log', lambda text, *args: said.append(text))
+    cfg = h.detection(data)
+    training_config(cfg)
+    assert said == []
+    entry('annotations', **change)(data / TRAIN)
+    number = json.loads((data / TRAIN).read_text())['annotations'][1]['id']
+    training_config(cfg)
+    (line,) = said
+    assert line.startswith(
+        f'train_dataloader.dataset.ann_file: {data / TRAIN}: 1 annotations {words}'
+    )
+    assert f'(ids ({number}))' in line
 
 
 def test_a_test_set_without_annotations_is_one_but_not_to_compare_with(data):

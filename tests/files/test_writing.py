@@ -89,3 +89,11 @@ def test_where_all_are_damaged_it_is_said(folder):
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r'all checkpoints in .* are truncated or damaged'):
         latest_checkpoint(folder)
+
+
+def test_a_note_of_a_checkpoint_that_is_gone_is_no_reason_to_start_anew(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('/gone/iter_9.pth')
+    with pytest.raises(InputError, match=r'or gone \(last_checkpoint names'):
+        latest_checkpoint(tmp_path)
+    (tmp_path / 'last_checkpoint').unlink()
+    assert latest_checkpoint(tmp_path) is None

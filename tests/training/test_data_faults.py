@@ -20,7 +20,7 @@ from resumable import INSIDE, WORKERS, config, run
 from mmkd.commands.test import evaluate, evaluation_config
 from mmkd.commands.train import train, training_config
 from mmkd.files.writing import latest_checkpoint
-from mmkd.training.data_faults import answer_of, answered, watch
+from mmkd.training.data_faults import FaultHook, answer_of, answered, labels_of, watch
 from mmkd.training.randomness import seed_all
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,8 @@ def test_an_image_that_cannot_be_read_is_named(damage, workers, data):
 
 def test_an_image_that_cannot_be_read_is_named_in_an_evaluation(data):
     cfg, path = h.detection(data), data / 'images/val/000001.jpg'
-    torch.save(dict(state_dict=h.build(h.retinanet()).state_dict()), data / 'c.pth')
+    model = h.build(dict(cfg.model, _scope_='mmdet'))
+    torch.save(dict(state_dict=model.state_dict()), data / 'c.pth')
     path.write_bytes(b'')
     text = h.message_of(lambda: evaluate(evaluation_config(cfg, str(data / 'c.pth'))))
     assert text.startswith(f'data: {path}: empty (0 bytes); ')
@@ -163,6 +164,117 @@ def test_a_shared_memory_that_is_too_small_is_answered(shapes, tmp_path):
     assert 'tools/train.py' not in result.stderr  # a traceback of the training itself
 
 
+# -- what does not fit the data ------------------------------------------------------------------------
+
+
+def trained(data, family='retinanet', **changes):
+    """The message with which a training ends."""
+    cfg = h.runner_config(family, data.parent / 'work', data, **changes)
+    return h.message_of(lambda: train(training_config(cfg)))
+
+
+@pytest.mark.parametrize(
+    ('family', 'head'),
+    [('retinanet', 'bbox_head'), ('faster_rcnn', 'roi_head.bbox_head'), ('classifier', 'head')],
+)
+def test_fewer_classes_than_labels_are_answered_before_the_first_iteration(
+    family, head, shapes, tmp_path
+):
+    cfg = h.runner_config(family, tmp_path, shapes, **{f'model.{head}.num_classes': 5})
+    text = h.message_of(lambda: train(training_config(cfg)))
+    assert text.startswith(f'{head}.num_classes=5: the training data have 6 classes; ')
+    assert f'--cfg-options model.{head}.num_classes=6' in text
+
+
+def test_labels_of_a_list_without_class_names_count():
+    class Listed:
+        metainfo = {}
+
+        def get_gt_labels(self):
+            return [0, 7, 2]
+
+    class Several:
+        def get_gt_labels(self):
+            return [[0, 1], [2]]
+
+    assert labels_of(Listed()) == 8
+    assert labels_of(Several()) == 0
+    assert labels_of(object()) == 0
+    Listed.metainfo = dict(classes=('a', 'b'), thing_classes=('a',))
+    assert labels_of(Listed()) == 1
+
+
+def test_a_label_without_a_class_is_answered_where_it_is_met():
+    cfg = h.runner_config('classifier', 'there', 'data')
+    for error in (
+        IndexError('Target 7 is out of bounds.'),
+        RuntimeError('Class values must be smaller than num_classes.'),
+    ):
+        assert str(answer_of(error, cfg)).startswith('num_classes: the data have labels')
+
+
+def test_a_batch_of_one_for_a_batch_norm_of_vectors_is_answered(data):
+    head = dict(
+        type='StackedLinearClsHead', num_classes=6, in_channels=64, mid_channels=[8],
+        norm_cfg=dict(type='BN1d'),
+    )  # fmt: skip
+    changes = {'train_dataloader.batch_size': 1, 'model.head': dict(_delete_=True, **head)}
+    text = trained(data, 'classifier', **changes)
+    assert text.startswith(
+        'train_dataloader.batch_size=1: BatchNorm in training mode had a batch of one'
+    )
+    assert 'drop_last=True' in text
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('model.neck.in_channels', [8, 16, 32, 65], 'RuntimeError: Given groups=1, weight'),
+        ('custom_hooks', [dict(type='EMAHok')], "mmdet::hook registry; nearest: 'EMAHook'"),
+        ('train_dataloader.sampler.type', 'DefaultSampeler', "nearest: 'DefaultSampler'"),
+        ('optim_wrapper.optimizer.lr', -1, 'Invalid learning rate: -1'),
+        ('val_evaluator.metric', 'bobx', "got bobx"),
+    ],
+)  # fmt: skip
+def test_what_fails_before_the_first_iteration_is_over_is_wrong_in_the_config(
+    key, value, words, data
+):
+    text = trained(data, **{key: value})
+    assert text.startswith('before the first iteration was over: ')
+    assert words in text
+
+
+def test_what_fails_later_is_not(shapes, tmp_path):
+    class Late(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 1:
+                raise ZeroDivisionError
+
+    cfg = h.runner_config('classifier', tmp_path, shapes)
+    cfg.custom_hooks = [dict(type=Late)]
+    with pytest.raises(ZeroDivisionError):
+        train(training_config(cfg))
+
+
+def test_a_score_that_the_evaluation_does_not_give_is_answered(shapes, tmp_path):
+    cfg = h.runner_config('classifier', tmp_path, shapes)
+    cfg.default_hooks.checkpoint.save_best = 'coco/bbox_mAP'
+    text = h.message_of(lambda: train(training_config(cfg)))
+    assert "save_best: the evaluation gives no 'coco/bbox_mAP'" in text
+
+
+def test_a_frozen_tap_is_answered(shapes, tmp_path):
+    cfg = h.runner_config('classifier', tmp_path, shapes)
+    teacher = dict(config=cfg.model.to_dict() | dict(_scope_='mmpretrain'), checkpoint='untrained')
+    cfg.model.backbone.frozen_stages = 4
+    fitnet = dict(type='mmkd.FitNet', tap='backbone.layer4')
+    cfg.model = dict(
+        type='mmkd.Distiller', student=cfg.model, teacher=teacher, methods=dict(a=fitnet)
+    )
+    text = h.message_of(lambda: train(training_config(cfg)))
+    assert text.startswith('a/loss: its gradient does not reach the student')
+
+
 # -- logs ------------------------------------------------------------------------------------------
 
 
@@ -170,7 +282,7 @@ def test_a_log_file_that_cannot_be_written_says_so_once(capsys):
     cfg = h.runner_config('classifier', 'work', 'data')
     logger = logging.Logger('full')
     logger.addHandler(logging.FileHandler('/dev/full'))
-    with answered(cfg, ()):
+    with answered(cfg, (), FaultHook()):
         logger.info('one')
         logger.info('two')
     err = capsys.readouterr().err

@@ -202,7 +202,7 @@ def test_without_a_seed_the_checkpoints_is_taken(shapes, tmp_path):
     assert run(cfg, tmp_path, 'auto').seed == seed
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_the_iteration_with_a_checkpoint(number, shapes, tmp_path):
     cfg = short(shapes, **{'optim_wrapper.accumulative_counts': 4})
     straight = run(cfg, tmp_path / 'straight')

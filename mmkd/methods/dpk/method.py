@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ...collectives import rank, world_size
-from ...core.method import FeatureMethod, channels_of, levels_of
+from ...core.method import FeatureMethod, channels_of, levels_of, sizes_at
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
 from ...core.step import Side, Step
 from ...core.teacher import PRECISIONS, Precision
@@ -22,7 +22,7 @@ from ...family.stages import stage_taps, task_of
 from ...family.taps import Tap
 from ...files.checkpoints import inherit
 from ...losses.kl import softmax_kl
-from ...necks.adapters import Adapter, as_map
+from ...necks.adapters import Adapter, as_map, resize
 from ...necks.focal_global import FocalGlobalLevels, focal_weights
 from ...necks.prior_injection import PriorInjection, patchify, read_size, sizes_of
 from ...registry import MODELS
@@ -131,6 +131,8 @@ class DPK(FeatureMethod):
         self.names: list[str] = []
         self.stages = nn.ModuleList()
         self.focal: FocalGlobalLevels | None = None
+        self._single: set[int] = set()
+        self._idle: list[nn.Parameter] = []
 
     # -- set-up ---------------------------------------------------------------------------------
 
@@ -171,6 +173,7 @@ class DPK(FeatureMethod):
         self.inject = self._injected(strides, student)
         self.names = _names(strides, teacher, target_taps, student.task == 'detection')
         self._build_stages(ours, theirs, strides, student.task == 'detection')
+        self._refuse_single(teacher, target_taps)
         if student.task == 'detection':
             options = dict(self.fgd)
             temperature = options.pop('temperature', 0.5)
@@ -218,6 +221,22 @@ class DPK(FeatureMethod):
         for level, patch, size in zip(self.inject, patches, sizes):
             self.stages.append(PriorInjection(ours[level], theirs[level], patch, **size))
 
+    def _refuse_single(self, teacher: Side, taps: list[Tap]) -> None:
+        """Stop if no injected level could ever have two tokens, however large the images are."""
+        stages: dict[int, Any] = dict(zip(self.inject, self.stages))
+        sizes = dict(enumerate(sizes_at(teacher, taps)))
+        if any(stage.stitches(sizes[i]) for i, stage in stages.items()):
+            return
+        larger = sizes_at(teacher.larger(), taps)
+        if any(stage.stitches(larger[i]) for i, stage in stages.items()):
+            return
+        shown = [f'{self.names[i]} {h}x{w}' for i in stages for h, w in [larger[i]]]
+        raise InputError(
+            f'DPK: every injected level is a single token ({", ".join(shown)}, patch='
+            f'{[stage.patch for stage in self.stages]}), however large the images are; a smaller patch, or '
+            'a tap before the pooling (tools/list_taps.py CONFIG)'
+        )
+
     def _refuse_idle(self, task: str) -> None:
         """Stop if an option is given that the task's loss does not read."""
         idle = dict(feature=self.factors['feature'], level_weights=self._level_weights)
@@ -248,6 +267,7 @@ class DPK(FeatureMethod):
         """Measure the gap, rebuild the student's maps, and compare them with the teacher's."""
         maps = self.raw_pairs(step)
         injected = [maps[level] for level in self.inject]
+        self._idle = []
         readings = self.ratio(injected, step.progress, self.rng)
         rebuilt = [
             self._rebuild(level, stage, pair, reading)
@@ -259,6 +279,10 @@ class DPK(FeatureMethod):
             terms['loss_logits'] = divergence * self.factors['logits']
         return terms | self._statistics(readings)
 
+    def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
+        """Those of transforms that had nothing to stitch in this batch."""
+        return self._idle
+
     def training_state(self) -> dict[str, Any]:
         """The generator of the masks, and what the ratio remembers."""
         return {'rng': self.rng.get_state(), 'ratio': self.ratio.state()}
@@ -269,18 +293,34 @@ class DPK(FeatureMethod):
         self.ratio.resume(state['ratio'])
 
     def _rebuild(
-        self, level: int, stage: nn.Module, pair: tuple[Tensor, Tensor], reading: Reading
+        self, level: int, stage: Any, pair: tuple[Tensor, Tensor], reading: Reading
     ) -> Tensor:
         student, teacher = pair
+        scores = self._scores(stage, teacher)  # drawn always: ranks, whose sizes differ, draw alike
+        size = teacher.shape[-2:]
         lower = self.precision != torch.float32
-        try:
-            scores = self._scores(stage, teacher)
-            with torch.autocast(student.device.type, self.precision, enabled=lower):
-                rebuilt = stage(student, teacher, reading.ratio, scores, self.ratio.floor)
-        except InputError as error:
-            choice = 'inject=[...] chooses the levels with prior knowledge'
-            raise InputError(f'DPK: {self.names[level]}: {error}; {choice}') from error
-        return rebuilt.float()
+        with torch.autocast(student.device.type, self.precision, enabled=lower):
+            if stage.stitches(size):
+                return stage(student, teacher, reading.ratio, scores, self.ratio.floor).float()
+            return self._plain(level, stage, student, teacher).float()
+
+    def _plain(self, level: int, stage: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        """The student's map of a level that is a single token in this batch, in the teacher's channels."""
+        if level not in self._single:
+            self._single.add(level)
+            height, width = teacher.shape[-2:]
+            print_log(
+                f'DPK: {self.names[level]}: a map of {height}x{width} is a single token '
+                f'(patch={stage.patch}), into which nothing is injected; such a level of a batch is '
+                'compared plainly',
+                'current',
+                logging.WARNING,
+            )
+        if student.shape[1] == teacher.shape[1]:
+            self._idle += stage.parameters()
+            return resize(student, teacher.shape[-2:])
+        self._idle += [*stage.teacher_embed.parameters(), *stage.teacher_encoder.parameters()]
+        return stage.alone(student, teacher.shape[-2:])
 
     def _scores(self, stage: Any, teacher: Tensor) -> Tensor:
         """The places of the lowest scores are the teacher's; on k ranks those of one process."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmengine.runner import Runner
 from rank_work import distilled_gradients, on_ranks
 
+import mmkd.methods.dpk.method as method_module
 from mmkd.errors import InputError
 from mmkd.losses.cka import cka
 from mmkd.methods import DPK
@@ -313,13 +314,63 @@ def test_heads_of_other_classes_are_answered():
     assert build(teacher=teacher, logits=0).distillation.dpk.factors['logits'] == 0
 
 
-def test_a_map_too_small_for_its_patch_is_answered_in_the_first_batch():
+SMALL = ((64, 64), (60, 50))
+"""At these sizes every injected level of a detector is a single token."""
+
+
+def test_levels_of_a_single_token_are_compared_by_plain_fgd_and_said_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(method_module, 'print_log', lambda text, *args: said.append(text))
     model = build('retinanet')
-    with pytest.raises(InputError, match='P4: the map 4x4 is a single token'):
-        h.losses_of(model, 'retinanet')
-    model = build('classifier', patch=8)
-    with pytest.raises(InputError, match='layer3: patch=8 is larger than the map 4x4'):
-        h.losses_of(model, 'classifier')
+    fgd = h.distiller(h.retinanet(), h.retinanet(), fgd=dict(type='mmkd.FGD'))
+    h.freeze_statistics(fgd)
+    ours, plain = (h.losses_of(m, 'retinanet', sizes=SMALL) for m in (model, fgd))
+    for term in ('foreground', 'background', 'attention', 'relation'):
+        torch.testing.assert_close(ours[f'dpk/loss_{term}'], plain[f'fgd/loss_{term}'])
+    assert [line.split(': ')[1] for line in said] == ['P4', 'P5', 'P6', 'P7']
+    assert 'a map of 4x4 is a single token (patch=4)' in said[0]
+    h.losses_of(model, 'retinanet', sizes=SMALL)
+    assert len(said) == 4
+
+
+def test_parameters_of_a_transform_that_is_left_out_have_gradients_of_zero():
+    model = build('retinanet')
+    loss, _ = model.parse_losses(h.losses_of(model, 'retinanet', sizes=((128, 128),) * 2))
+    loss.backward()
+    method = model.distillation.dpk
+    moved = {
+        name: sum(float(p.grad.abs().sum()) for p in stage.parameters()) > 0
+        for name, stage in zip(method.names[1:], method.stages)
+    }
+    assert moved == dict(P4=True, P5=True, P6=True, P7=False)
+    h.losses_of(model, 'retinanet', sizes=LARGE)
+    assert list(method.idle_parameters(0.0)) == []
+
+
+def test_a_single_token_of_other_channels_goes_through_the_transform_alone():
+    model = build(teacher=h.classifier(16), patch=8, ratio=0.5)
+    data = model.data_preprocessor(h.raw_batch('classifier'), True)
+    losses = model(**data, mode='loss')
+    method = model.distillation.dpk
+    for name, stage, (s, t) in zip(
+        ('layer3', 'layer4'), method.stages, features(model, data['inputs'])
+    ):
+        expected = 0.2 * F.mse_loss(stage.alone(s, t.shape[-2:]), t)
+        torch.testing.assert_close(losses[f'dpk/loss_{name}'], expected)
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert all(p.grad is not None for p in method.parameters())
+    for stage in method.stages:
+        assert stage.student_embed.weight.grad.any()
+        assert not stage.teacher_embed.weight.grad.any()
+    assert model.backbone.conv1.weight.grad.any()
+
+
+def test_levels_that_can_never_have_two_tokens_are_answered():
+    with pytest.raises(
+        InputError, match=r'every injected level is a single token \(gap 1x1, patch'
+    ):
+        build('classifier', tap='neck.gap', patch=1)
 
 
 def test_one_image_without_history_is_answered():
