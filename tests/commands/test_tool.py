@@ -6,7 +6,8 @@ import sys
 import pytest
 
 import mmkd.commands.tool
-from mmkd.commands.tool import add_common_arguments, nested, run_tool
+from mmkd.commands.overrides import nested
+from mmkd.commands.tool import add_common_arguments, run_tool
 from mmkd.errors import InputError
 
 

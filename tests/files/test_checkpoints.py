@@ -158,8 +158,3 @@ def test_swin_v2_loads_its_own_checkpoint_of_another_window():
     )
     nets = [SwinTransformerV2(arch, img_size=64, window_size=window) for window in (4, 8)]
     assert load_fitting(nets[0], nets[1].state_dict(), 'c.pth').clean
-
-
-def test_a_state_dict_that_is_none_is_named():
-    with pytest.raises(InputError, match='state_dict is a list'):
-        weights_of(dict(state_dict=[1]))

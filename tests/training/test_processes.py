@@ -38,8 +38,11 @@ def test_mpi_variables_become_torchs():
     )
 
 
+TORCH = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')
+
+
 def test_torchs_own_launcher_has_said_all():
-    assert rank_variables('pytorch', dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')) == {}
+    assert rank_variables('pytorch', TORCH) == {}
 
 
 def test_given_addresses_are_kept():
@@ -57,7 +60,8 @@ def test_ports_of_jobs_that_follow_each_other_differ_and_are_free_ones():
 
 
 @pytest.mark.parametrize(
-    ('launcher', 'variables', 'start'), [('slurm', SLURM, 'srun'), ('mpi', MPI, 'mpirun')]
+    ('launcher', 'variables', 'start'),
+    [('slurm', SLURM, 'srun'), ('mpi', MPI, 'mpirun'), ('pytorch', TORCH, 'torchrun')],
 )
 def test_missing_launcher_variables_are_named(launcher, variables, start):
     for missing in list(variables)[:3]:
