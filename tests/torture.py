@@ -20,6 +20,7 @@ import helpers as h
 import numpy as np
 import pytest
 import torch
+from core.test_options import OPTIONS, POOL, TAKERS, built
 from hostile import PAYLOADS
 from killable import Process, differing, final, stop_at_random, written
 from mmengine.logging import MMLogger
@@ -237,10 +238,51 @@ def payloads(draw: Draw, shapes: Path, work: Path) -> str:
     return f'{what}: nothing ran'
 
 
+# -- options --------------------------------------------------------------------------------------
+
+
+def options(draw: Draw, shapes: Path, work: Path) -> str:
+    """Any value of any option is taken or answered by a message that names the option."""
+    answered = 0
+    for _ in range(200):
+        name, option = OPTIONS[int(draw.integers(len(OPTIONS)))]
+        value = random_value(draw)
+        try:
+            built(TAKERS[name], option, value)
+        except InputError as error:
+            answered += 1
+            if option not in str(error) and name != 'teacher':  # whose model is none
+                raise Failure(f'{name}.{option}={value!r} is answered by {error}') from error
+        except Exception as error:
+            raise Failure(f'{name}.{option}={value!r}: {type(error).__name__}: {error}') from error
+    return f'200 values of options, {answered} answered'
+
+
+def random_value(draw: Draw, depth: int = 2) -> Any:
+    """A number, a text, nothing, or a nest of these."""
+    kind = int(draw.integers(7 if depth else 5))
+    if kind == 0:
+        return POOL[int(draw.integers(len(POOL)))]
+    if kind == 1:
+        return float(draw.normal()) * 10.0 ** int(draw.integers(-9, 10))
+    if kind == 2:
+        return int(draw.integers(-3, 9))
+    if kind == 3:
+        return str(
+            draw.choice(['', 'auto', 'none', 'neck', 'full', 'backbone.layer3', 'cka', '../x'])
+        )
+    if kind == 4:
+        return dict(type=str(draw.choice(['Ramp', 'CutOff', 'GradientShare', 'AdamW', 'cka', 'x'])))
+    values = [random_value(draw, depth - 1) for _ in range(int(draw.integers(4)))]
+    names = ['type', 'value', 'at', 'levels', 'until', 'target', 'low', 'encoder']
+    return values if kind == 5 else {str(draw.choice(names)): value for value in values}
+
+
 ATTACKS: dict[str, Callable[[Draw, Path, Path], str]] = {
     'kills': kills,
     'damage': damage,
     'payloads': payloads,
+    'options': options,
 }
 
 

@@ -30,11 +30,12 @@ def load_config(source: str | Path | Config) -> Config:
     return cfg
 
 
-def refuse_without_model(cfg: Config, source: Any = None) -> None:
+def refuse_without_model(cfg: Mapping[str, Any], source: Any = None) -> None:
     """Stop if a config has no model that could be built."""
     model = cfg.get('model')
     if not isinstance(model, Mapping) or 'type' not in model:
-        name = cfg.filename if source is None or isinstance(source, Config) else source
+        named = isinstance(source, (str, Path))
+        name = source if named else getattr(cfg, 'filename', None)
         raise InputError(
             f"config {name or 'given'}: model={model!r:.80}; needed: model=dict(type='...', ...), as every "
             'config of a network has it'
@@ -96,6 +97,7 @@ def model_config(cfg: Mapping[str, Any]) -> ConfigDict:
     >>> model_config(cfg)
     {'type': 'X', 'data_preprocessor': {'type': 'P'}, '_scope_': 'mmdet'}
     """
+    refuse_without_model(cfg)
     model = ConfigDict(copy.deepcopy(cfg['model']))
     if is_distiller(model):
         model = model.student
