@@ -223,7 +223,12 @@ def arguments(call, name, case, folder):
         images=8,
         run=folder,
         console=None,
+        options={},
+        key='train_cfg.epochs',
+        part='train',
     )
+    if 'runner' in inspect.signature(call).parameters:
+        values['runner'] = Runner.from_cfg(case.cfg)
     if name == 'mmkd.build_distiller':
         values['teacher'] = dict(config=case.feeds['teacher'], checkpoint=case.feeds['checkpoint'])
     parameters = inspect.signature(call).parameters.values()

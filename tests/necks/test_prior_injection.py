@@ -178,7 +178,7 @@ def test_every_preset_can_be_built(name):
         (lambda: PriorInjection(4, 4, encoder=(32, 0, 2)), 'depth=0'),
         (lambda: PriorInjection(4, 4, decoder=(36, 1, 8)), 'heads=8 do not divide the width 36'),
         (lambda: PriorInjection(4, 4, patch=0), 'patch=0'),
-        (lambda: neck(patch=8)(*maps(1, (3, 4)), 0.5), 'patch=8 is larger than the map 3x4'),
+        (lambda: neck(patch=8)(*maps(1, (3, 4)), 0.5), 'the map 3x4 is a single token (patch=8)'),
         (lambda: neck()(*maps(1, (1, 1)), 0.5), 'the map 1x1 is a single token'),
         (lambda: sizes_of('ful', [4], [1]), "nearest: 'full'"),
         (lambda: sizes_of('r34_r18', [4], [1]), 'is for 2 stages, there are 1'),
