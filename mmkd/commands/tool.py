@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ from mmengine.config import DictAction
 from ..errors import InputError
 from ..training.processes import leave_ranks
 
+TRACEBACK = 'MMKD_TRACEBACK'
 NOT_FINITE = (
     'lower the learning rate or clip gradients (optim_wrapper.clip_grad.max_norm=10), lower the weight '
     'of a method that is named, look at the data, or leave such iterations out (skip_nonfinite=N in the '
@@ -45,12 +48,15 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def run_tool(main: Callable[[], Any]) -> None:
     """Run a tool; what a user can mend ends it with one message instead of a traceback.
 
-    The exit status is 2 for wrong input, 1 for a loss that is not finite, 130 for Ctrl-C.
+    The exit status is 2 for wrong input, 1 for a loss that is not finite, 130 for Ctrl-C. With
+    ``MMKD_TRACEBACK=1`` in the environment the traceback of wrong input is printed, too.
     """
     status: Any = None
     try:
         main()
     except InputError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         print(f'error: {error}', file=sys.stderr)
         status = 2
     except FloatingPointError as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..collectives import on_any_rank
+from ..errors import InputError
 from ..family.taps import Features
 
 
@@ -49,7 +50,7 @@ def refuse_unreaching(term: str, loss: Tensor, features: Features) -> None:
         grads = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
         if any(grad is not None and bool(grad.any()) for grad in grads):
             return
-    raise RuntimeError(
+    raise InputError(
         f'{term}: its gradient does not reach the student, so it would train nothing. Either its '
         'taps lie in a frozen or detached part of the student, or teacher and student agree '
         'already. To train nevertheless: check_gradients=False in the Distiller'

@@ -36,7 +36,6 @@ WORKER = re.compile(
 )
 NO_SAMPLE = 'need at least one array to concatenate'
 NO_VALID = ('Cannot find valid image after', 'pipline should not get `None`')
-UNREACHING = 'its gradient does not reach the student'
 ONE_VALUE = 'Expected more than 1 value per channel when training'
 NO_CLASS = ('is out of bounds', 'Class values must be smaller than num_classes')
 FOLDERS = ('Found 0 files in subfolders', 'The number of subfolders')
@@ -174,8 +173,6 @@ def answer_of(error: Exception, cfg: Config) -> InputError | None:
             'data set: no sample is left; see ann_file, data_prefix and filter_cfg of the data sets: '
             'filter_empty_gt leaves out images without objects of the classes in metainfo'
         )
-    if UNREACHING in text:
-        return InputError(text)
     if ONE_VALUE in text:
         return InputError(
             f'train_dataloader.batch_size={cfg.train_dataloader.get("batch_size")}: BatchNorm in training '

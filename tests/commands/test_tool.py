@@ -39,12 +39,43 @@ def ended(main, monkeypatch):
     return status
 
 
-def test_wrong_input_is_one_line_and_status_two(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ('error', 'status', 'words'),
+    [
+        (InputError('weight=-1'), 2, 'error: weight=-1'),
+        (
+            FloatingPointError('not finite: kd/loss = nan'),
+            1,
+            'error: not finite: kd/loss = nan; lower',
+        ),
+        (KeyboardInterrupt(), 130, 'error: stopped by Ctrl-C'),
+        (
+            PermissionError(13, 'Permission denied', '/root/x'),
+            2,
+            'error: /root/x: Permission denied',
+        ),
+        (SystemExit(143), 143, ''),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_status(error, status, words, monkeypatch, capsys):
     def main():
-        raise InputError('tap: unknown')
+        raise error
 
+    assert ended(main, monkeypatch) == status
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(words)
+    assert ''.join(lines).startswith(words)
+
+
+def test_where_wrong_input_came_from_is_shown_on_request(monkeypatch, capsys):
+    def main():
+        raise InputError('tap: unknown') from KeyError('here')
+
+    monkeypatch.setenv('MMKD_TRACEBACK', '1')
     assert ended(main, monkeypatch) == 2
-    assert capsys.readouterr() == ('', 'error: tap: unknown\n')
+    said = capsys.readouterr().err
+    assert "KeyError: 'here'" in said
+    assert said.endswith('error: tap: unknown\n')
 
 
 def test_a_status_of_its_own_is_kept_and_none_means_success(monkeypatch):
