@@ -8,6 +8,7 @@ the end; the exit status is 1 if anything did. An attack's own seed repeats it: 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
@@ -98,7 +99,7 @@ def kills(draw: Draw, shapes: Path, work: Path) -> str:
         return refused(what, straight)
     began = time.monotonic()
     if straight.process.wait() != 0:
-        raise Failure(f'{what} does not train: {straight.log.read_text()[-1500:]}')
+        raise Failure(f'{what} does not train: {said(straight)}')
     total = len(straight.iterations())
     pace, killed = (time.monotonic() - began) / total, work / 'killed'
     for number in range(KILLS):
@@ -108,11 +109,24 @@ def kills(draw: Draw, shapes: Path, work: Path) -> str:
             break  # it was faster
     last = Process(file, killed, ranks)
     if last.process.wait() != 0:
-        raise Failure(f'{what} does not resume: {last.log.read_text()[-1500:]}')
+        raise Failure(f'{what} does not resume: {said(last)}')
     (name, ours), (other, theirs) = final(work / 'straight'), final(killed)
     if name != other or (names := differing(ours, theirs)):
         raise Failure(f'{what} ends otherwise: {name}, {other}: {names[:5]}')
     return f'{what}: alike after {number + 1} kills'
+
+
+def said(process: Process) -> str:
+    """What a process that failed said of it; its log is kept."""
+    text = process.log.read_text(errors='replace')
+    kept = Path(tempfile.mkdtemp(prefix='mmkd_torture_'), 'log.txt')
+    kept.write_text(text)
+    lines = [
+        line
+        for line in text.splitlines()
+        if re.search(r'(^|\b)(error|\w*Error|\w*Exception): ', line)
+    ]
+    return f'{lines[:3] or text[-500:]} (all of it: {kept})'
 
 
 def refused(what: str, process: Process) -> str:
@@ -120,7 +134,7 @@ def refused(what: str, process: Process) -> str:
     text = process.log.read_text()
     if process.process.wait() == 2 and 'Traceback' not in text:
         return f'{what}: refused: {text.strip().splitlines()[-1][:200]}'
-    raise Failure(f'{what} does not start: {text[-1500:]}')
+    raise Failure(f'{what} does not start: {said(process)}')
 
 
 def random_training(draw: Draw, shapes: Path) -> tuple[str, Any, int]:

@@ -147,7 +147,7 @@ def test_a_term_is_checked_when_it_starts():
     hub.update_info('iter', 0)
     h.losses_of(model, 'retinanet')
     hub.update_info('iter', 8)
-    with pytest.raises(RuntimeError, match='scaled/loss'):
+    with pytest.raises(InputError, match='scaled/loss'):
         h.losses_of(model, 'retinanet')
     hub.update_info('max_iters', 0)
 
