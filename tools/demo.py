@@ -17,7 +17,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='work_dirs/demo', help='where runs and the picture go')
     parser.add_argument(
-        '--train-teacher', action='store_true', help='train the teacher and store it in configs/demo'
+        '--train-teacher',
+        action='store_true',
+        help='train the teacher and store it in configs/demo',
     )
     args = parser.parse_args()
     out = Path(args.out).resolve()

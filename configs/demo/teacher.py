@@ -4,7 +4,7 @@ model = dict(
     neck=dict(in_channels=[128, 256, 512]),
 )
 train_dataloader = dict(dataset=dict(data_root='data/demo_teacher/'))
-max_epochs = 12
+max_epochs = 6
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=200),

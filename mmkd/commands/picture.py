@@ -155,18 +155,18 @@ def _sides(images: Sequence[Compared]) -> tuple[list[Compared], list[Compared]]:
 
 
 def _caption(images: Sequence[Compared], score: float) -> str:
-    better, worse = (len(side) for side in _sides(images))
-    shown = choose(images)
-    gains = sum(image.gain > 0 for image in shown)
+    every, shown = ([len(side) for side in _sides(some)] for some in (images, choose(images)))
     return (
         f'Boxes of score {score} and more. Of {len(images)} images the distilled student is better on '
-        f'{better}, the student alone on {worse} (F1 at IoU {LEAST_OVERLAP}).\n'
-        f'Shown are {gains} of the first and {len(shown) - gains} of the second, in that proportion, '
-        'those of the greatest difference.'
+        f'{every[0]}, the student alone on {every[1]} (F1 at IoU {LEAST_OVERLAP}).\n'
+        f'Shown are {shown[0]} of the first and {shown[1]} of the second, in that proportion, those of '
+        'the greatest difference.'
     )
 
 
-def _by_image(entries: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> dict[int, list[Box]]:
+def _by_image(
+    entries: Sequence[Mapping[str, Any]], names: Mapping[int, str]
+) -> dict[int, list[Box]]:
     """Annotations or results, image by image."""
     boxes: dict[int, list[Box]] = {}
     for entry in entries:
@@ -198,7 +198,14 @@ def draw_comparison(
     figure = Figure(figsize=(WIDTH, height), dpi=110, facecolor='white')
     top, bottom = 1 - 0.45 / height, (TABLE + 0.95) / height
     grid = figure.add_gridspec(
-        len(chosen), len(COLUMNS), left=0.04, right=0.99, top=top, bottom=bottom, wspace=0.04, hspace=0.12
+        len(chosen),
+        len(COLUMNS),
+        left=0.04,
+        right=0.99,
+        top=top,
+        bottom=bottom,
+        wspace=0.04,
+        hspace=0.12,
     )
     for row, image in enumerate(chosen):
         pixels = cv2.imread(str(images / image.file))[..., ::-1]
@@ -225,7 +232,9 @@ def _panel(axes: Axes, pixels: np.ndarray, image: Compared, detector: str) -> No
     axes.set_xticks([])
     axes.set_yticks([])
     if detector == 'truth':
-        side = 'distilled better' if image.gain > 0 else 'alone better' if image.gain < 0 else 'equal'
+        side = (
+            'distilled better' if image.gain > 0 else 'alone better' if image.gain < 0 else 'equal'
+        )
         axes.set_ylabel(side, fontsize=9)
         _boxes(axes, image.truth, 'white')
         return
@@ -249,7 +258,9 @@ def _boxes(
             text = box.name if box.score is None else f'{box.name} {box.score:.2f}'
             ink = 'black' if colour == 'white' else 'white'
             back = dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.9)
-            axes.text(left, max(top, 7), text, fontsize=7, color=ink, va='bottom', bbox=back, clip_on=True)
+            axes.text(
+                left, max(top, 7), text, fontsize=7, color=ink, va='bottom', bbox=back, clip_on=True
+            )
 
 
 def _legend(figure: Figure, height: float) -> None:
@@ -259,7 +270,13 @@ def _legend(figure: Figure, height: float) -> None:
     ]
     names = ['right', 'wrong class or place, or found twice', 'missed']
     figure.legend(
-        keys, names, loc='lower center', bbox_to_anchor=(0.5, height), ncols=3, fontsize=8.5, frameon=False
+        keys,
+        names,
+        loc='lower center',
+        bbox_to_anchor=(0.5, height),
+        ncols=3,
+        fontsize=8.5,
+        frameon=False,
     )
 
 
@@ -267,7 +284,12 @@ def _table(axes: Axes, rows: Sequence[tuple[str, float, float, float]]) -> None:
     """AP by class as in the terminal; the gain coloured."""
     axes.set_axis_off()
     cells = [
-        [name, *(f'{value:.3f}' for value in (alone, distilled)), f'{distilled - alone:+.3f}', f'{teacher:.3f}']
+        [
+            name,
+            *(f'{value:.3f}' for value in (alone, distilled)),
+            f'{distilled - alone:+.3f}',
+            f'{teacher:.3f}',
+        ]
         for name, alone, distilled, teacher in rows
     ]
     heads = ['AP', 'student alone', 'distilled', 'gain', 'teacher']

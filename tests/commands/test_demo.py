@@ -27,7 +27,9 @@ def metrics(every, **classes):
 
 
 def all_metrics(alone=0.4, distilled=0.5, teacher=0.7, **classes):
-    runs = dict(alone=metrics(alone), distilled=metrics(distilled, **classes), teacher=metrics(teacher))
+    runs = dict(
+        alone=metrics(alone), distilled=metrics(distilled, **classes), teacher=metrics(teacher)
+    )
     return {**runs, 'plain': dict(runs['distilled'])}
 
 
@@ -69,7 +71,9 @@ def test_a_gain_of_just_what_is_claimed_holds():
 def test_another_ap_in_plain_mmdet_is_named(key):
     runs = all_metrics()
     runs['plain'][key] -= 0.001
-    assert [c for c, holds in demo.claims_of(runs).items() if not holds][0].endswith('NOT the same')
+    assert next(c for c, holds in demo.claims_of(runs).items() if not holds).endswith(
+        'NOT the same'
+    )
 
 
 def test_the_table_has_every_class_and_the_gain():
@@ -98,7 +102,9 @@ def test_another_file_is_refused(tmp_path):
     folder.mkdir(parents=True)
     shutil.copy(ROOT / demo.CARD, folder)
     (tmp_path / demo.WEIGHTS).write_bytes((ROOT / demo.WEIGHTS).read_bytes() + b'!')
-    with pytest.raises(InputError, match=r'teacher\.pth: its sha256 is .* train the teacher anew: python'):
+    with pytest.raises(
+        InputError, match=r'teacher\.pth: its sha256 is .* train the teacher anew: python'
+    ):
         demo.check_teacher(tmp_path)
 
 
@@ -132,7 +138,9 @@ def test_the_package_holds_teacher_and_card(monkeypatch):
     monkeypatch.chdir(ROOT)
     runpy.run_path(str(ROOT / 'setup.py'))
     package = ROOT / 'mmkd'
-    shipped = {p.resolve() for pattern in given['package_data']['mmkd'] for p in package.glob(pattern)}
+    shipped = {
+        p.resolve() for pattern in given['package_data']['mmkd'] for p in package.glob(pattern)
+    }
     for name in (demo.WEIGHTS, demo.CARD, demo.TEACHER, demo.STUDENT, demo.DISTILLED):
         assert (ROOT / name).resolve() in shipped
 
@@ -177,7 +185,12 @@ def test_a_run_reads_ap_and_progress_and_keeps_all_that_is_said(tmp_path):
     lines = []
     epoch = 'Epoch(train)  [3][{}/75]  lr: 2e-3  eta: 0:00:44  time: 0.2  loss: 1.384  loss_cls: 1'
     code = f"import os; print('noise', os.environ['OMP_NUM_THREADS'])\nprint({epoch.format(50)!r})"
-    run = demo.Run('alone', ['-c', f'{code}\nprint({epoch.format(75)!r})\n{GOOD}'], tmp_path / 'w', lines.append)
+    run = demo.Run(
+        'alone',
+        ['-c', f'{code}\nprint({epoch.format(75)!r})\n{GOOD}'],
+        tmp_path / 'w',
+        lines.append,
+    )
     assert run(tmp_path) == dict(ring_precision=0.5, bbox_mAP=0.4)
     assert lines == ['alone      epoch 3, loss 1.38, 0:00:44 left', 'alone      AP 0.400']
     assert 'noise 1\n' in (tmp_path / 'w/output.txt').read_text()
@@ -200,7 +213,9 @@ def test_a_failure_stops_the_other_runs(tmp_path):
     long = run('long', 'import time; time.sleep(600)')
     never = run('never', GOOD)
     with pytest.raises(RuntimeError, match='bad failed'):
-        demo._in_chains([[long, never], [run('bad', 'raise SystemExit(3)'), run('next', GOOD)]], tmp_path)
+        demo._in_chains(
+            [[long, never], [run('bad', 'raise SystemExit(3)'), run('next', GOOD)]], tmp_path
+        )
     assert long.process.returncode != 0
     assert never.process is None
     assert not (tmp_path / 'next').exists()
@@ -218,7 +233,7 @@ def test_plain_mmdet_cannot_import_mmkd(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('weights.pth\n')
     flag, code = demo._plain_test('c.py', tmp_path, tmp_path / 'plain')
     before, _, _ = code.rpartition(';')
-    probe = "import importlib.util; print(sys.argv[1:]); import mmkd"
+    probe = 'import importlib.util; print(sys.argv[1:]); import mmkd'
     run = demo.Run('plain', [flag, f'{before};{probe}'], tmp_path / 'w', print)
     with pytest.raises(RuntimeError, match='import of mmkd halted') as error:
         run(ROOT)
