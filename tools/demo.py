@@ -7,7 +7,7 @@ from pathlib import Path
 
 warnings.simplefilter('ignore')  # other packages' deprecations; before they are imported
 
-from mmkd.commands.demo import run_demo, train_teacher  # noqa: E402
+from mmkd.commands.demo import RunError, run_demo, train_teacher  # noqa: E402
 from mmkd.commands.tool import run_tool  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,10 +23,13 @@ def main() -> None:
     )
     args = parser.parse_args()
     out = Path(args.out).resolve()
-    if args.train_teacher:
-        train_teacher(ROOT, out / 'teacher_training')
-    else:
-        sys.exit(0 if run_demo(ROOT, out) else 1)
+    try:
+        if args.train_teacher:
+            train_teacher(ROOT, out / 'teacher_training')
+        elif not run_demo(ROOT, out):
+            sys.exit(1)
+    except RunError as error:
+        sys.exit(str(error))
 
 
 if __name__ == '__main__':

@@ -58,6 +58,10 @@ Metrics = Mapping[str, float]
 """What mmdet's CocoMetric logs, by its names without ``coco/``."""
 
 
+class RunError(RuntimeError):
+    """A command of the demonstration failed; the message has its last lines."""
+
+
 @dataclass
 class Run:
     """One command of the demonstration, in a process of one thread.
@@ -94,7 +98,7 @@ class Run:
                 output.write(line)
                 self._read(line)
         if self.process.wait() or not self.metrics:
-            raise RuntimeError(self._failure())
+            raise RunError(self._failure())
         return self.metrics
 
     def stop(self) -> None:

@@ -161,7 +161,7 @@ def test_the_stored_teacher_has_the_ap_that_its_card_says(tmp_path):
 def test_both_students_have_one_model_schedule_seed_and_data():
     alone, distilled = (load_config(ROOT / config) for config in (demo.STUDENT, demo.DISTILLED))
     assert distilled.model.student == alone.model
-    only = {'model', 'custom_imports', 'custom_hooks', *distilled.model.methods}
+    only = {'model', 'custom_imports', 'custom_hooks', 'sizes', *distilled.model.methods}
     assert {k for k in distilled if distilled[k] != alone.get(k)} <= only
     assert 'seed' in alone.randomness
 
@@ -202,7 +202,7 @@ def test_a_run_reads_ap_and_progress_and_keeps_all_that_is_said(tmp_path):
 )
 def test_the_error_of_a_run_is_shown(tmp_path, code, said):
     run = demo.Run('alone', ['-c', code], tmp_path, print)
-    with pytest.raises(RuntimeError, match=f'(?s){said}.*alone failed .*output.txt'):
+    with pytest.raises(demo.RunError, match=f'(?s){said}.*alone failed .*output.txt'):
         run(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_a_failure_stops_the_other_runs(tmp_path):
 
     long = run('long', 'import time; time.sleep(600)')
     never = run('never', GOOD)
-    with pytest.raises(RuntimeError, match='bad failed'):
+    with pytest.raises(demo.RunError, match='bad failed'):
         demo._in_chains(
             [[long, never], [run('bad', 'raise SystemExit(3)'), run('next', GOOD)]], tmp_path
         )
@@ -235,7 +235,7 @@ def test_plain_mmdet_cannot_import_mmkd(tmp_path):
     before, _, _ = code.rpartition(';')
     probe = 'import importlib.util; print(sys.argv[1:]); import mmkd'
     run = demo.Run('plain', [flag, f'{before};{probe}'], tmp_path / 'w', print)
-    with pytest.raises(RuntimeError, match='import of mmkd halted') as error:
+    with pytest.raises(demo.RunError, match='import of mmkd halted') as error:
         run(ROOT)
     assert f"['c.py', 'weights.pth', '--work-dir', '{tmp_path}/plain']" in str(error.value)
 
@@ -265,3 +265,47 @@ def stand_ins(root, out):
         (out / name / 'boxes.bbox.json').write_text(json.dumps(found))
     (out / 'distilled/last_checkpoint').write_text(str(out / 'distilled/epoch_12.pth'))
     return all_metrics()
+
+
+@pytest.mark.parametrize(
+    ('outcome', 'status'), [(True, None), (False, 1), ('the reason', 'the reason')]
+)
+def test_the_tool_ends_with_the_outcome(monkeypatch, tmp_path, outcome, status):
+    def run_demo(root, out):
+        assert (root, out) == (ROOT, tmp_path)
+        if isinstance(outcome, str):
+            raise demo.RunError(outcome)
+        return outcome
+
+    monkeypatch.setattr(demo, 'run_demo', run_demo)
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--out', str(tmp_path)])
+    main = runpy.run_path(str(ROOT / 'tools/demo.py'))['main']
+    if status is None:
+        main()
+        return
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == status
+
+
+def test_the_teacher_is_trained_stored_and_described(monkeypatch, tmp_path):
+    """The trainings' place is taken by a checkpoint and by metrics."""
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    monkeypatch.setattr(demo, 'make_shapes', lambda *args: None)
+    work = tmp_path / 'work'
+    commands = []
+
+    def run(self, root):
+        commands.append(self.command)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(state_dict={'a': torch.ones(2)}), work / 'epoch_6.pth')
+        (work / 'last_checkpoint').write_text(str(work / 'epoch_6.pth'))
+        return metrics(0.7)
+
+    monkeypatch.setattr(demo.Run, '__call__', run)
+    demo.train_teacher(tmp_path, work)
+    assert commands[0] == ['tools/train.py', demo.TEACHER, '--work-dir', str(work), '--resume']
+    assert commands[1][:3] == ['tools/test.py', demo.TEACHER, str(tmp_path / demo.WEIGHTS)]
+    card = demo.check_teacher(tmp_path)
+    assert card['metrics'] == metrics(0.7)
+    assert read_checkpoint(tmp_path / demo.WEIGHTS)['state_dict']['a'].dtype == torch.float16
