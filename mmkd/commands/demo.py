@@ -71,12 +71,14 @@ class Run:
         command: the arguments of Python.
         folder: its work dir; all that it prints is in ``output.txt`` there.
         say: is told a line of progress.
+        measures: whether it must print AP; a training that is resumed at its end does not.
     """
 
     name: str
     command: list[str]
     folder: Path
     say: Callable[[str], None]
+    measures: bool = True
     metrics: Metrics = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
 
@@ -97,7 +99,7 @@ class Run:
             for line in self.process.stdout:
                 output.write(line)
                 self._read(line)
-        if self.process.wait() or not self.metrics:
+        if self.process.wait() or (self.measures and not self.metrics):
             raise RunError(self._failure())
         return self.metrics
 
@@ -173,13 +175,12 @@ def train_teacher(root: Path, out: Path) -> None:
     make_shapes(root / DATA, SPEC)
     make_shapes(root / TEACHER_DATA, TEACHER_SPEC)
     command = ['tools/train.py', TEACHER, '--work-dir', str(out), '--resume']
-    Run('teacher', command, out, console.print)(root)
+    Run('teacher', command, out, console.print, measures=False)(root)
     trained = latest_checkpoint(out)
     assert trained is not None
     store_teacher(trained, root)
-    metrics = Run('stored', _test(TEACHER, root / WEIGHTS, out / 'stored'), out / 'stored', print)(
-        root
-    )
+    stored = out / 'stored'
+    metrics = Run('stored', _test(TEACHER, root / WEIGHTS, stored), stored, console.print)(root)
     write_whole(root / CARD, json.dumps(_card(root, metrics), indent=1).encode() + b'\n')
     console.print(f'{WEIGHTS}: AP {metrics["bbox_mAP"]:.3f}')
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 ROWS = 6
 LEAST_OVERLAP = 0.5
@@ -208,7 +209,7 @@ def draw_comparison(
         hspace=0.12,
     )
     for row, image in enumerate(chosen):
-        pixels = cv2.imread(str(images / image.file))[..., ::-1]
+        pixels = np.asarray(cv2.imread(str(images / image.file)))[..., ::-1]
         for column, detector in enumerate(COLUMNS):
             axes = figure.add_subplot(grid[row, column])
             _panel(axes, pixels, image, detector)
@@ -293,7 +294,7 @@ def _table(axes: Axes, rows: Sequence[tuple[str, float, float, float]]) -> None:
         for name, alone, distilled, teacher in rows
     ]
     heads = ['AP', 'student alone', 'distilled', 'gain', 'teacher']
-    drawn = axes.table(cells, colLabels=heads, loc='center', cellLoc='center', bbox=(0, 0, 1, 1))
+    drawn = axes.table(cells, colLabels=heads, loc='center', cellLoc='center', bbox=Bbox.unit())
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9.5)
     for (row, column), cell in drawn.get_celld().items():

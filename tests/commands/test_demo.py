@@ -206,6 +206,10 @@ def test_the_error_of_a_run_is_shown(tmp_path, code, said):
         run(tmp_path)
 
 
+def test_a_run_that_measures_nothing_may_print_no_ap(tmp_path):
+    assert demo.Run('teacher', ['-c', 'print(1)'], tmp_path, print, measures=False)(tmp_path) == {}
+
+
 def test_a_failure_stops_the_other_runs(tmp_path):
     def run(name, code):
         return demo.Run(name, ['-c', code], tmp_path / name, print)
