@@ -100,3 +100,11 @@ def test_every_class_occurs():
     labels = {label for index in range(30) for label in draw(ShapesSpec(), 'train', index).labels}
     assert labels == set(range(len(CLASSES)))
     assert len(CLASSES) >= 6
+
+
+@pytest.mark.parametrize('radius', [10, 25])
+def test_shapes_have_the_radius_of_the_spec(radius):
+    spec = ShapesSpec(smallest=100, largest=100, objects=2, small=radius, large=radius)
+    masks = [mask for index in range(20) for mask in draw(spec, 'train', index).masks]
+    extents = [max(np.ptp(places) + 1 for places in np.where(mask)) for mask in masks]
+    assert 1.9 * radius < max(extents) <= 2 * radius + 2
