@@ -67,6 +67,7 @@ class ShapesSpec:
     def __post_init__(self) -> None:
         """Answer numbers of which nothing can be drawn."""
         least = dict(train=1, val=1, seed=0, smallest=16, largest=self.smallest, objects=2, crop=1)
+        least |= dict(small=1, large=self.small)
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
