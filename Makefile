@@ -10,7 +10,7 @@ MINUTES ?= 10
 
 help:
 	@echo 'make setup     virtual environment in $(VENV) (5 to 15 minutes the first time)'
-	@echo 'make demo      train a teacher, a student and the distilled student on drawn data'
+	@echo 'make demo      train a student alone and distilled on drawn data, about 5 minutes'
 	@echo 'make test      the tests (WORKERS=2 processes of one thread each)'
 	@echo 'make test-all  the tests, the slow ones too'
 	@echo 'make test-slurm  training under Slurm: a cluster of this machine, as root'

@@ -24,7 +24,13 @@ setup(
     packages=find_packages(include=['mmkd', 'mmkd.*']),
     # mmkd/.mim links to configs/ and tools/, where the family looks for `mmkd::` configs
     package_data={
-        'mmkd': ['py.typed', '.mim/configs/**/*.py', '.mim/tools/*', '.mim/model-index.yml']
+        'mmkd': [
+            'py.typed',
+            '.mim/configs/**/*.py',
+            '.mim/configs/demo/teacher.*',
+            '.mim/tools/*',
+            '.mim/model-index.yml',
+        ]
     },
     install_requires=[
         'torch>=2.1',

@@ -49,6 +49,8 @@ class ShapesSpec:
         smallest: the least height or width of an image.
         largest: the greatest height or width.
         objects: the greatest number of shapes in one image.
+        small: the least radius of a shape, in per cent of the image's shorter side.
+        large: the greatest radius of a shape.
         crop: height and width of the classification crops.
     """
 
@@ -58,11 +60,14 @@ class ShapesSpec:
     smallest: int = 128
     largest: int = 160
     objects: int = 6
+    small: int = 8
+    large: int = 28
     crop: int = 64
 
     def __post_init__(self) -> None:
         """Answer numbers of which nothing can be drawn."""
         least = dict(train=1, val=1, seed=0, smallest=16, largest=self.smallest, objects=2, crop=1)
+        least |= dict(small=1, large=self.small)
         for name, bound in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < bound:
@@ -118,7 +123,7 @@ def draw(spec: ShapesSpec, split: str, index: int) -> Drawing:
     _add_clutter(rng, drawing.image)
     full_areas: list[int] = []
     for _ in range(int(rng.integers(2, spec.objects + 1))):
-        _place(rng, drawing, full_areas, ground)
+        _place(rng, drawing, full_areas, ground, (spec.small / 100, spec.large / 100))
     _hide_behind_bar(rng, drawing, full_areas)
     drawing.image = np.clip(drawing.image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
     return drawing
@@ -183,11 +188,17 @@ def _add_clutter(rng: Generator, image: Array) -> None:
         cv2.line(image, start, stop, colour, int(rng.integers(1, 4)), cv2.LINE_AA)
 
 
-def _place(rng: Generator, drawing: Drawing, full_areas: list[int], ground: Array) -> None:
+def _place(
+    rng: Generator,
+    drawing: Drawing,
+    full_areas: list[int],
+    ground: Array,
+    radii: tuple[float, float],
+) -> None:
     """Put one shape on top, unless it would hide another too far."""
     label = int(rng.integers(len(CLASSES)))
     height, width = drawing.image.shape[:2]
-    radius = min(height, width) * rng.uniform(0.08, 0.28)
+    radius = min(height, width) * rng.uniform(*radii)
     centre = rng.uniform([radius * 0.6] * 2, [width - radius * 0.6, height - radius * 0.6])
     turn, squeeze = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.0)
     paint = _texture(rng, height, width, _unlike(rng, ground), contrast=20)

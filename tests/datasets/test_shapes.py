@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from mmkd import InputError
 from mmkd.datasets import CLASSES, ShapesSpec, make_shapes
 from mmkd.datasets.shapes import LEAST_VISIBLE, draw
 
@@ -100,3 +101,20 @@ def test_every_class_occurs():
     labels = {label for index in range(30) for label in draw(ShapesSpec(), 'train', index).labels}
     assert labels == set(range(len(CLASSES)))
     assert len(CLASSES) >= 6
+
+
+@pytest.mark.parametrize('radius', [10, 25])
+def test_shapes_have_the_radius_of_the_spec(radius):
+    spec = ShapesSpec(smallest=100, largest=100, objects=2, small=radius, large=radius)
+    masks = [mask for index in range(20) for mask in draw(spec, 'train', index).masks]
+    extents = [max(np.ptp(places) + 1 for places in np.where(mask)) for mask in masks]
+    assert 1.9 * radius < max(extents) <= 2 * radius + 2
+
+
+@pytest.mark.parametrize(('wrong', 'least'), [(dict(small=0), 1), (dict(small=9, large=8), 9)])
+def test_radii_that_cannot_be_drawn_are_named(wrong, least):
+    name, value = list(wrong.items())[-1]
+    with pytest.raises(
+        InputError, match=f'{name}={value}; needed: a whole number, {least} or more'
+    ):
+        ShapesSpec(**wrong)
