@@ -1,22 +1,29 @@
 """Which model families train under mmkd: one config of each folder of mmdet, mmpretrain and mmsegmentation.
 
     python benchmarks/compatibility/sweep.py run --toolbox mmdet     # writes results/mmdet.jsonl, resumable
+    python benchmarks/compatibility/sweep.py run --toolbox mmdet --pick smallest --folders retinanet yolox
     python benchmarks/compatibility/sweep.py table                   # writes docs/compatibility.md
 
-Each config runs in a process of its own, bounded in time and memory: the toolbox alone first (loss, backward
-and predict of two drawn images), then each method with the family's own model as the teacher.
+Each attempt is a forked process of its own, bounded in time and memory: the toolbox alone first (loss,
+backward and predict of two drawn images), then each method with the family's own model as the teacher.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+import re
 import resource
-import subprocess
-import sys
+import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +31,67 @@ HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
 PAGE = HERE.parents[1] / 'docs/compatibility.md'
 METHODS = ('pkd', 'sfr', 'kd', 'frskd')
-SIZES = {'mmdet': 320, 'mmpretrain': 224, 'mmseg': 128}
+SIZES = {'mmdet': 192, 'mmpretrain': 224, 'mmseg': 128}
+LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'
+HEAVY = r'large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
 PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
 
 
-def folders(toolbox: str) -> dict[str, str]:
-    """The first config of each folder, by folder."""
-    from mmengine.utils import get_installed_path
+def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
+    """A config of each folder, by folder.
 
-    import mmkd  # noqa: F401
+    Args:
+        toolbox: whose.
+        pick: ``light``: the first that is named like a small one, ``first`` or ``last`` by name, ``smallest``
+            or ``largest`` by parameters, or a pattern (``*panoptic*``) whose first match is taken.
+    """
+    from mmengine.utils import get_installed_path
 
     root = Path(get_installed_path(toolbox), '.mim/configs')
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.name[0] != '_'):
-        configs = sorted(folder.glob('*.py')) or sorted(folder.glob('*/*.py'))
+        paths = sorted(folder.glob('*.py')) or sorted(folder.glob('*/*.py'))
+        configs = [str(path.relative_to(root)) for path in paths]
+        if '*' in pick:
+            configs = [config for config in configs if fnmatch(Path(config).name, pick)]
         if configs:
-            found[folder.name] = str(configs[0].relative_to(root))
-    return found
+            found[folder.name] = configs
+    return {folder: choose(toolbox, configs, pick) for folder, configs in found.items()}
+
+
+def choose(toolbox: str, configs: list[str], pick: str) -> str:
+    """One of a folder's configs."""
+    if pick in ('smallest', 'largest'):
+        counted = [(n, c) for c in configs if (n := limited(count, (toolbox, c), 60, 12)[0])]
+        configs = [config for _, config in sorted(counted, key=lambda pair: pair[0])]
+    if pick == 'light':
+        names = {config: Path(config).name for config in configs}
+        configs.sort(
+            key=lambda c: bool(re.search(HEAVY, names[c])) - bool(re.search(LIGHT, names[c]))
+        )
+    return configs[-1 if pick in ('last', 'largest') else 0]
+
+
+def count(toolbox: str, config: str) -> int:
+    """The number of parameters of a config's model; 0 where it cannot be built."""
+    import torch
+    from mmengine.registry import DefaultScope
+
+    from mmkd.family.building import build_model
+
+    with torch.device('meta'), DefaultScope.overwrite_default_scope(toolbox):
+        return sum(p.numel() for p in build_model(student_of(toolbox, config)[0]).parameters())
+
+
+def student_of(toolbox: str, config: str) -> tuple[Any, Any]:
+    """The model config without what a single CPU process lacks, and the whole config."""
+    from mmkd.family.building import load_config, model_config
+
+    cfg = load_config(f'{toolbox}::{config}')
+    model = model_config(cfg)
+    plain(model)
+    cfg.model = model
+    return model, cfg
 
 
 def plain(node: Any) -> None:
@@ -50,17 +101,21 @@ def plain(node: Any) -> None:
             node['type'] = 'BN'
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
-            pretrained = isinstance(value, dict) and value.get('type') == 'Pretrained'
-            if pretrained or (key == 'pretrained' and isinstance(value, str)):
+            if isinstance(value, dict) and value.get('type') == 'Pretrained':
                 node[key] = None
+            elif key == 'pretrained' and value:
+                node[key] = False if value is True else None
     children = node.values() if isinstance(node, dict) else node
     for value in children if isinstance(node, (dict, list)) else ():
         plain(value)
 
 
-def batch(toolbox: str, model: Any) -> dict[str, Any]:
-    """Two drawn images with labels."""
+def batch(toolbox: str, model: Any, cfg: Any) -> dict[str, Any]:
+    """Two drawn images with labels; a classifier's are as large as its config has them."""
     import torch
+
+    from mmkd.family.blanks import channels_of_images
+    from mmkd.family.sizes import pipeline_size
 
     size = SIZES[toolbox]
     if toolbox == 'mmdet':
@@ -69,7 +124,9 @@ def batch(toolbox: str, model: Any) -> dict[str, Any]:
         return demo_mm_inputs(
             2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True
         )
-    images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+    size = (pipeline_size(cfg) or size) if toolbox == 'mmpretrain' else size
+    shape = (channels_of_images(model), size, size)
+    images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]
     if toolbox == 'mmpretrain':
         from mmpretrain.structures import DataSample
 
@@ -86,41 +143,29 @@ def batch(toolbox: str, model: Any) -> dict[str, Any]:
 def attempt(toolbox: str, config: str, method: str | None) -> str:
     """Train one step and predict; what was seen in a word."""
     import torch
-    from mmengine.logging import MessageHub
     from mmengine.registry import DefaultScope
 
     import mmkd
-    from mmkd.family.building import build_model, load_config, model_config
+    from mmkd.core.method import find_method
+    from mmkd.family.building import build_model
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
-    hub = MessageHub.get_current_instance()
-    hub.update_info('max_iters', 10)
-    hub.update_info('iter', 9)  # every ramp has begun
-    cfg = load_config(f'{toolbox}::{config}')
-    student = model_config(cfg)
-    plain(student)
-    if method is None:
-        node: Any = student
-    else:
-        cfg.model = student
-        self_taught = not mmkd.core.method.find_method(method).needs_teacher
-        teacher = (
-            {} if self_taught else dict(teacher=f'{toolbox}::{config}', checkpoint='untrained')
-        )
-        cfg = mmkd.distill(cfg, method, **teacher)
-        node = cfg.model
-        if not self_taught:
-            node.teacher.config = student
+    node, cfg = student_of(toolbox, config)
+    if method is not None:
+        taught = find_method(method).needs_teacher
+        teacher = dict(teacher=cfg, checkpoint='untrained') if taught else {}
+        node = mmkd.distill(cfg, method, **teacher).model
     with DefaultScope.overwrite_default_scope(toolbox):
         model = build_model(node)
         model.init_weights()
         if method is not None:
+            # two untrained networks may agree to the last digit; so their distance need not train
             model.distillation.check_gradients = method == 'pkd'
             model.distillation.optimizers_installed = True
+        if hasattr(model, 'set_epoch'):
+            model.set_epoch(0)  # as SetEpochInfoHook does
         model.train()
-        data = model.data_preprocessor(batch(toolbox, model), True)
-        losses = model(**data, mode='loss')
+        losses = model(**model.data_preprocessor(batch(toolbox, model, cfg), True), mode='loss')
         total = model.parse_losses(losses)[0]
         if not total.isfinite():
             return 'losses are not finite'
@@ -128,48 +173,100 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
         if method is not None and not any(name.startswith(f'{method}/') for name in losses):
             return 'no term of the method'
         model.eval()
-        with torch.no_grad():
-            model(**model.data_preprocessor(batch(toolbox, model), False), mode='predict')
+        with torch.no_grad(), suppress(FileNotFoundError):  # a retriever reads its prototypes
+            model(**model.data_preprocessor(batch(toolbox, model, cfg), False), mode='predict')
     return 'ok'
 
 
-def limited(arguments: list[str], seconds: int, gigabytes: int) -> tuple[str, float]:
-    """Run one attempt in a process; its answer, or why there is none."""
-
-    def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (gigabytes * 2**30, gigabytes * 2**30))
-
+def limited(function: Any, arguments: tuple[Any, ...], seconds: int, gigabytes: int) -> Any:
+    """Call a function in a forked process; its answer, or why there is none, and the seconds it took."""
     begin = time.time()
-    command = [sys.executable, __file__, 'one', *arguments]
+    context = multiprocessing.get_context('fork')
+    receiver, sender = context.Pipe(False)
+    child = context.Process(target=answer, args=(sender, seconds, gigabytes, function, arguments))
+    child.start()
+    sender.close()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, preexec_fn=bound
-        )
-    except subprocess.TimeoutExpired:
-        return f'more than {seconds} s', time.time() - begin
-    lines = done.stdout.strip().splitlines()
-    answer = lines[-1] if lines and done.returncode == 0 else f'exit {done.returncode}'
-    return answer.removeprefix('answer: '), round(time.time() - begin, 1)
+        reply = receiver.recv()
+    except EOFError:
+        child.join()
+        late = child.exitcode == -signal.SIGXCPU
+        reply = f'more than {seconds} s of a core' if late else 'the process died'
+    child.join()
+    return reply, round(time.time() - begin, 1)
 
 
-def run(toolbox: str, methods: list[str], seconds: int, gigabytes: int, only: list[str]) -> None:
-    """Try every folder that has no result yet."""
+def answer(
+    sender: Any, seconds: int, gigabytes: int, function: Any, arguments: tuple[Any, ...]
+) -> None:
+    """In the child: bounded time and memory, no output, and whatever a family raises is its answer."""
+    from mmengine.logging import MessageHub
+
+    resource.setrlimit(resource.RLIMIT_AS, (gigabytes * 2**30, gigabytes * 2**30))
+    MessageHub.get_current_instance().update_info('iter', 0)  # as a Runner does
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    try:
+        sender.send(function(*arguments))
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f'{Path(last.filename).name}:{last.lineno}'
+        text = ' '.join(str(error).split())[:300]
+        sender.send(f'{type(error).__name__}: {text} ({where})')
+
+
+def warm_up() -> None:
+    """Import once, on one thread, what every attempt needs."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    import mmkd  # noqa: F401
+
+    for module in ('mmdet.models', 'mmdet.testing', 'mmpretrain.models', 'mmseg.models'):
+        import_module(module)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Try every folder that has no result yet; ``again``: also what has failed with a method.
+
+    Where a method trains, so does the toolbox alone, which is tried where the method fails.
+    """
+    warm_up()
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f'{toolbox}.jsonl'
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row['folder'], row['method']): row['answer'] for row in rows}
-    for folder, config in folders(toolbox).items():
-        for method in ['alone', *methods]:
-            if (folder, method) in done or (only and folder not in only):
-                continue
-            if method != 'alone' and done[folder, 'alone'] != 'ok':
-                continue
-            answer, took = limited([toolbox, config, method], seconds, gigabytes)
-            done[folder, method] = answer
-            row = dict(folder=folder, config=config, method=method, answer=answer, seconds=took)
+    path = RESULTS / f'{args.toolbox}.jsonl'
+    done = {(row['config'], row['method']): row['answer'] for row in rows_of(path)}
+
+    def trains(folder: str, config: str, method: str) -> bool:
+        reply = done.get((config, method))
+        again = args.again and reply not in (None, 'ok') and method != 'alone'
+        if reply is None or again:
+            given = (args.toolbox, config, None if method == 'alone' else method)
+            reply, took = limited(attempt, given, args.seconds, args.gigabytes)
+            done[config, method] = reply
+            row = dict(folder=folder, config=config, method=method, answer=reply, seconds=took)
             with path.open('a') as file:
                 file.write(json.dumps(row) + '\n')
-            print(f'{folder:30s} {method:8s} {took:6.1f} s  {answer[:120]}', flush=True)
+            print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
+        return reply == 'ok'
+
+    for folder, config in folders(args.toolbox, args.pick).items():
+        known = not args.folders or folder in args.folders
+        if known and done.get((config, 'alone'), 'ok') == 'ok':
+            for method in args.methods:
+                if not trains(folder, config, method) and not trains(folder, config, 'alone'):
+                    break
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The results of a toolbox; of several for the same attempt the last counts."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return list({(row['config'], row['method']): row for row in rows}.values())
 
 
 def table() -> Iterator[str]:
@@ -181,12 +278,12 @@ def table() -> Iterator[str]:
         'Written by\n`benchmarks/compatibility/sweep.py table`.\n'
     )
     for path in sorted(RESULTS.glob('*.jsonl')):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = rows_of(path)
         answers: dict[str, dict[str, str]] = {}
         for row in rows:
             answers.setdefault(row['folder'], {})[row['method']] = row['answer']
         methods = [m for m in METHODS if any(m in by for by in answers.values())]
-        trained = {folder: by for folder, by in answers.items() if by['alone'] == 'ok'}
+        trained = {folder: by for folder, by in answers.items() if by.get('alone', 'ok') == 'ok'}
         works = Counter(m for by in trained.values() for m in methods if by.get(m) == 'ok')
         yield f'## {PROJECTS[path.stem]}\n'
         yield (
@@ -200,7 +297,7 @@ def table() -> Iterator[str]:
             yield f'| {folder} | ' + ' | '.join(cells) + ' |'
         yield '\nNot trained by the toolbox alone here:\n'
         for folder, by in answers.items():
-            if by['alone'] != 'ok':
+            if folder not in trained:
                 yield f'- {folder}: {short(by["alone"])}'
         yield ''
 
@@ -217,27 +314,18 @@ def main() -> None:
     commands = parser.add_subparsers(dest='command', required=True)
     sweep = commands.add_parser('run', help='try every folder that has no result yet')
     sweep.add_argument('--toolbox', choices=SIZES, default='mmdet')
-    sweep.add_argument('--methods', nargs='+', default=['pkd'], choices=METHODS)
+    sweep.add_argument('--methods', nargs='*', default=['pkd'], choices=METHODS)
+    sweep.add_argument('--again', action='store_true', help='also what has failed with a method')
+    sweep.add_argument('--pick', default='light', help='which config of a folder: see folders()')
     sweep.add_argument('--folders', nargs='*', default=[], help='only these')
-    sweep.add_argument('--seconds', type=int, default=150)
-    sweep.add_argument('--gigabytes', type=int, default=12)
+    sweep.add_argument('--seconds', type=int, default=120, help='of a core')
+    sweep.add_argument('--gigabytes', type=int, default=10)
     commands.add_parser('table', help='write docs/compatibility.md')
-    one = commands.add_parser('one', help='one attempt in this process')
-    for name in ('toolbox', 'config', 'method'):
-        one.add_argument(name)
     args = parser.parse_args()
     if args.command == 'run':
-        run(args.toolbox, args.methods, args.seconds, args.gigabytes, args.folders)
-    elif args.command == 'table':
-        PAGE.write_text('\n'.join(table()).rstrip() + '\n')
+        run(args)
     else:
-        try:
-            answer = attempt(
-                args.toolbox, args.config, None if args.method == 'alone' else args.method
-            )
-        except Exception as error:  # whatever a family raises is its answer
-            answer = f'{type(error).__name__}: ' + ' '.join(str(error).split())[:300]
-        print(f'\nanswer: {answer}')
+        PAGE.write_text('\n'.join(table()).rstrip() + '\n')
 
 
 if __name__ == '__main__':

@@ -44,6 +44,7 @@ class Distillation(nn.Module):
             gradient reaches the student.
         skip_nonfinite: how many iterations may be left out because a loss was NaN or infinite, on any
             rank; the next one stops training. Buffers of the student are put back.
+        image_size: the size of image at which dry runs are tried first.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Distillation(nn.Module):
         methods: Mapping[str, Method],
         check_gradients: bool = True,
         skip_nonfinite: int = 0,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
@@ -70,7 +72,7 @@ class Distillation(nn.Module):
         for name, method in methods.items():
             self._refuse_name(name)
             self.add_module(name, method)
-        self._probed = self._set_up(student, config)
+        self._probed = self._set_up(student, config, image_size)
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -134,14 +136,17 @@ class Distillation(nn.Module):
 
     # -- set-up ---------------------------------------------------------------------------------
 
-    def _set_up(self, student: nn.Module, config: Mapping[str, Any]) -> Probe:
+    def _set_up(
+        self, student: nn.Module, config: Mapping[str, Any], image_size: int | None
+    ) -> Probe:
         for name, method in self.methods.items():
             method.plan(student, self._model_for(name))
-        probed = probe(student, self._student_taps(self.methods), STUDENT)
+        probed = probe(student, self._student_taps(self.methods), STUDENT, [image_size])
         for name, teacher in self.teachers.items():
             listeners = [m for n, m in self.methods.items() if self._listens[n] == name]
             teacher.learn_input(student)
-            teacher.probe(tap for method in listeners for tap in method.teacher_taps)
+            taps = (tap for method in listeners for tap in method.teacher_taps)
+            teacher.probe(taps, [probed.image])
             print_log(teacher.summary(), 'current')
         for name, method in self.methods.items():
             ours = Side(student, config, probed.shapes, STUDENT, probed.image)
