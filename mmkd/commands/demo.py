@@ -22,6 +22,7 @@ from mmengine.utils import get_installed_path
 from rich.console import Console
 from rich.table import Table
 
+from .. import torchvision_cure
 from ..datasets import CLASSES, make_shapes
 from ..family.building import build_model, load_config, model_config
 from ..files.checkpoints import load_weights, read_checkpoint, weights_of
@@ -89,13 +90,13 @@ def checkpoint(run: Path) -> Path:
 def evaluate_in_plain_mmdet(root: Path, config: str, weights: Path, out: Path) -> float:
     """AP by mmdet's own test tool in a process that cannot import mmkd.
 
-    Only torchvision's operator schemas are declared first where its compiled part cannot load,
-    because mmengine imports it for its environment report.
+    Only torchvision is cured where its compiled part cannot load, because mmengine imports it for its
+    environment report.
     """
     tool = Path(get_installed_path('mmdet'), '.mim/tools/test.py')
     code = (
         'import runpy, sys;'
-        f"runpy.run_path({str(Path(__file__).with_name('compat.py'))!r})['cure_torchvision']();"
+        f"runpy.run_path({str(Path(torchvision_cure.__file__))!r})['install']();"
         "sys.modules['mmkd'] = None;"
         f'sys.argv = {[str(tool), config, str(weights), "--work-dir", str(out)]!r};'
         f"runpy.run_path({str(tool)!r}, run_name='__main__')"

@@ -94,6 +94,8 @@ class Distillation(nn.Module):
             owner=STUDENT,
         ) as features:
             losses = dict(task())
+        spoiled = features.overwritten()
+        assert not spoiled, f'SPOILED {spoiled}'
         self._start()
         if not self._finite(losses):
             return self._left_out(inputs, buffers)

@@ -57,8 +57,8 @@ def as_map(feature: Tensor, what: str = 'the feature', image: int = 0) -> Tensor
     """
     if feature.dim() == 4:
         return feature
-    if feature.dim() == 2:
-        return feature[:, :, None, None]
+    if feature.dim() in (1, 2):  # some networks squeeze the axis of a single image away
+        return feature.reshape(-1, feature.shape[-1])[:, :, None, None]
     tokens = _tokens_first(feature, image) if feature.dim() == 3 else None
     if tokens is None:
         raise InputError(
@@ -81,7 +81,7 @@ def as_maps(
     [(6, 4, 10, 1), (6, 8, 10, 1)]
     """
     branches = student.shape[0] // teacher.shape[0]
-    if branches > 1:
+    if branches > 1 and student.dim() == teacher.dim():
         teacher = teacher.repeat(branches, *(1 for _ in teacher.shape[1:]))
     both = (student, teacher)
     alike = all(f.dim() == 3 for f in both) and student.shape[1] == teacher.shape[1]
