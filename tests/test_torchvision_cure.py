@@ -35,7 +35,9 @@ def run(folder, code, message='operator torchvision::nms does not exist'):
     (folder / 'torchvision/__init__.py').write_text(TORCHVISION.format(message=message))
     (folder / 'torchvision/part.py').write_text('loads = 0')
     (folder / 'cure.py').write_text(Path(torchvision_cure.__file__).read_text())
-    start = f'import sys; sys.path.insert(0, {str(folder)!r}); before = set(sys.modules); import cure; '
+    start = (
+        f'import sys; sys.path.insert(0, {str(folder)!r}); before = set(sys.modules); import cure; '
+    )
     command = [sys.executable, '-I', '-S', '-c', f'{start}cure.install(); cure.install(); {code}']
     return subprocess.run(command, capture_output=True, text=True)
 

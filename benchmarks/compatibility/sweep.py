@@ -31,9 +31,10 @@ HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
 PAGE = HERE.parents[1] / 'docs/compatibility.md'
 METHODS = ('pkd', 'sfr', 'kd', 'frskd')
-SIZES = {'mmdet': 192, 'mmpretrain': 224, 'mmseg': 128}
+SIZES = {'mmdet': (192, 320), 'mmpretrain': (224,), 'mmseg': (128,)}
+"""Sides of the drawn images, the larger tried where the smaller fails; a classifier has its config's."""
 LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'
-HEAVY = r'large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
+HEAVY = r'headless|large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
 PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
 
 
@@ -45,18 +46,24 @@ def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
         pick: ``light``: the first that is named like a small one, ``first`` or ``last`` by name, ``smallest``
             or ``largest`` by parameters, or a pattern (``*panoptic*``) whose first match is taken.
     """
+    found = every_config(toolbox)
+    if '*' in pick:
+        matching = {f: [c for c in cs if fnmatch(Path(c).name, pick)] for f, cs in found.items()}
+        found = {folder: configs for folder, configs in matching.items() if configs}
+    return {folder: choose(toolbox, configs, pick) for folder, configs in found.items()}
+
+
+def every_config(toolbox: str) -> dict[str, list[str]]:
+    """The configs of each folder, by folder."""
     from mmengine.utils import get_installed_path
 
     root = Path(get_installed_path(toolbox), '.mim/configs')
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.name[0] != '_'):
-        paths = sorted(folder.glob('*.py')) or sorted(folder.glob('*/*.py'))
-        configs = [str(path.relative_to(root)) for path in paths]
-        if '*' in pick:
-            configs = [config for config in configs if fnmatch(Path(config).name, pick)]
-        if configs:
-            found[folder.name] = configs
-    return {folder: choose(toolbox, configs, pick) for folder, configs in found.items()}
+        paths = sorted(folder.glob('[!_]*.py')) or sorted(folder.glob('*/[!_]*.py'))
+        if paths:
+            found[folder.name] = [str(path.relative_to(root)) for path in paths]
+    return found
 
 
 def choose(toolbox: str, configs: list[str], pick: str) -> str:
@@ -80,18 +87,19 @@ def count(toolbox: str, config: str) -> int:
     from mmkd.family.building import build_model
 
     with torch.device('meta'), DefaultScope.overwrite_default_scope(toolbox):
-        return sum(p.numel() for p in build_model(student_of(toolbox, config)[0]).parameters())
+        return sum(p.numel() for p in build_model(student_of(toolbox, config).model).parameters())
 
 
-def student_of(toolbox: str, config: str) -> tuple[Any, Any]:
-    """The model config without what a single CPU process lacks, and the whole config."""
+def student_of(toolbox: str, config: str) -> Any:
+    """A config whose model has nothing that a single CPU process lacks."""
     from mmkd.family.building import load_config, model_config
 
     cfg = load_config(f'{toolbox}::{config}')
-    model = model_config(cfg)
-    plain(model)
-    cfg.model = model
-    return model, cfg
+    cfg.model = model_config(cfg)
+    plain(cfg.model)
+    if 'size' in (cfg.model.get('data_preprocessor') or {}):
+        cfg.model.data_preprocessor.size = (128, 128)  # mmseg pads to it
+    return cfg
 
 
 def plain(node: Any) -> None:
@@ -110,21 +118,21 @@ def plain(node: Any) -> None:
         plain(value)
 
 
-def batch(toolbox: str, model: Any, cfg: Any) -> dict[str, Any]:
-    """Two drawn images with labels; a classifier's are as large as its config has them."""
+def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
+    """Two drawn images with labels."""
     import torch
 
     from mmkd.family.blanks import channels_of_images
-    from mmkd.family.sizes import pipeline_size
 
-    size = SIZES[toolbox]
     if toolbox == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
-        return demo_mm_inputs(
+        data = demo_mm_inputs(
             2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True
         )
-    size = (pipeline_size(cfg) or size) if toolbox == 'mmpretrain' else size
+        for sample in data['data_samples']:
+            sample.gt_instances.labels.zero_()  # some detect one class only
+        return data
     shape = (channels_of_images(model), size, size)
     images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]
     if toolbox == 'mmpretrain':
@@ -141,16 +149,34 @@ def batch(toolbox: str, model: Any, cfg: Any) -> dict[str, Any]:
 
 
 def attempt(toolbox: str, config: str, method: str | None) -> str:
-    """Train one step and predict; what was seen in a word."""
+    """Train a config's model for one step and predict; what was seen in a word."""
+    import torch
+
+    from mmkd.family.sizes import pipeline_size
+
+    cfg = student_of(toolbox, config)
+    own = pipeline_size(cfg) if toolbox == 'mmpretrain' else None
+    *smaller, last = [own] if own else SIZES[toolbox]
+    for size in smaller:
+        with suppress(Exception):
+            torch.manual_seed(0)
+            if (reply := one_step(toolbox, cfg, method, size)).startswith('ok'):
+                return reply
+    torch.manual_seed(0)
+    return one_step(toolbox, cfg, method, last)
+
+
+def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
+    """Train a config's model for one step, alone or by a method, and predict; what was seen in a word."""
     import torch
     from mmengine.registry import DefaultScope
 
     import mmkd
     from mmkd.core.method import find_method
     from mmkd.family.building import build_model
+    from mmkd.files.checkpoints import load_weights
 
-    torch.manual_seed(0)
-    node, cfg = student_of(toolbox, config)
+    node = cfg.model
     if method is not None:
         taught = find_method(method).needs_teacher
         teacher = dict(teacher=cfg, checkpoint='untrained') if taught else {}
@@ -162,10 +188,15 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
             # two untrained networks may agree to the last digit; so their distance need not train
             model.distillation.check_gradients = method == 'pkd'
             model.distillation.optimizers_installed = True
+            for teacher in model.distillation.teachers.values():
+                teacher.model.init_weights()
+                report = load_weights(teacher.model, teacher.model.state_dict())
+                if not report.clean:
+                    return f'its own checkpoint is refused: {report}'
         if hasattr(model, 'set_epoch'):
             model.set_epoch(0)  # as SetEpochInfoHook does
         model.train()
-        losses = model(**model.data_preprocessor(batch(toolbox, model, cfg), True), mode='loss')
+        losses = model(**model.data_preprocessor(batch(toolbox, model, size), True), mode='loss')
         total = model.parse_losses(losses)[0]
         if not total.isfinite():
             return 'losses are not finite'
@@ -173,9 +204,19 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
         if method is not None and not any(name.startswith(f'{method}/') for name in losses):
             return 'no term of the method'
         model.eval()
-        with torch.no_grad(), suppress(FileNotFoundError):  # a retriever reads its prototypes
-            model(**model.data_preprocessor(batch(toolbox, model, cfg), False), mode='predict')
+        try:
+            with torch.no_grad():
+                model(**model.data_preprocessor(batch(toolbox, model, size), False), mode='predict')
+        except Exception as error:  # prediction is the student's own; an SSD's has a defect, say
+            return f'ok, but does not predict: {reason(error)}'
     return 'ok'
+
+
+def reason(error: Exception) -> str:
+    """An error in a line, with the place where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = ' '.join(str(error).split())[:300]
+    return f'{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})'
 
 
 def limited(function: Any, arguments: tuple[Any, ...], seconds: int, gigabytes: int) -> Any:
@@ -211,10 +252,7 @@ def answer(
     try:
         sender.send(function(*arguments))
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f'{Path(last.filename).name}:{last.lineno}'
-        text = ' '.join(str(error).split())[:300]
-        sender.send(f'{type(error).__name__}: {text} ({where})')
+        sender.send(reason(error))
 
 
 def warm_up() -> None:
@@ -242,7 +280,7 @@ def run(args: argparse.Namespace) -> None:
 
     def trains(folder: str, config: str, method: str) -> bool:
         reply = done.get((config, method))
-        again = args.again and reply not in (None, 'ok') and method != 'alone'
+        again = args.again and reply and not reply.startswith('ok') and method != 'alone'
         if reply is None or again:
             given = (args.toolbox, config, None if method == 'alone' else method)
             reply, took = limited(attempt, given, args.seconds, args.gigabytes)
@@ -251,11 +289,11 @@ def run(args: argparse.Namespace) -> None:
             with path.open('a') as file:
                 file.write(json.dumps(row) + '\n')
             print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
-        return reply == 'ok'
+        return reply.startswith('ok')
 
     for folder, config in folders(args.toolbox, args.pick).items():
         known = not args.folders or folder in args.folders
-        if known and done.get((config, 'alone'), 'ok') == 'ok':
+        if known and done.get((config, 'alone'), 'ok').startswith('ok'):
             for method in args.methods:
                 if not trains(folder, config, method) and not trains(folder, config, 'alone'):
                     break
@@ -283,8 +321,12 @@ def table() -> Iterator[str]:
         for row in rows:
             answers.setdefault(row['folder'], {})[row['method']] = row['answer']
         methods = [m for m in METHODS if any(m in by for by in answers.values())]
-        trained = {folder: by for folder, by in answers.items() if by.get('alone', 'ok') == 'ok'}
-        works = Counter(m for by in trained.values() for m in methods if by.get(m) == 'ok')
+        trained = {
+            folder: by for folder, by in answers.items() if by.get('alone', 'ok').startswith('ok')
+        }
+        works = Counter(
+            m for by in trained.values() for m in methods if by.get(m, '').startswith('ok')
+        )
         yield f'## {PROJECTS[path.stem]}\n'
         yield (
             f'{len(answers)} folders, {len(trained)} train alone; of these '
@@ -293,7 +335,7 @@ def table() -> Iterator[str]:
         )
         yield '| folder | ' + ' | '.join(methods) + ' |\n|' + '---|' * (len(methods) + 1)
         for folder, by in trained.items():
-            cells = ['yes' if by.get(m) == 'ok' else short(by.get(m, 'not tried')) for m in methods]
+            cells = [short(by.get(m, 'not tried')) for m in methods]
             yield f'| {folder} | ' + ' | '.join(cells) + ' |'
         yield '\nNot trained by the toolbox alone here:\n'
         for folder, by in answers.items():

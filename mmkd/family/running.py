@@ -79,8 +79,13 @@ def probe(
     if not taps:
         return Probe()
     features, image = _dry_run(model, taps, owner, (False, True), sizes)
-    shapes = {tap: [tensor.shape for tensor in features[tap]] for tap in taps}
+    shapes = {tap: [_batched(tensor.shape) for tensor in features[tap]] for tap in taps}
     return Probe(shapes, image, features.counts(), features.overwritten())
+
+
+def _batched(shape: Size) -> Size:
+    """The shape of what one image gives; some networks (LeNet) squeeze the axis of a single image away."""
+    return Size((1, *shape)) if len(shape) == 1 else shape
 
 
 def all_taps(model: nn.Module, sizes: Iterable[int | None] = ()) -> list[tuple[str, list[Size]]]:

@@ -9,7 +9,7 @@ from torch import nn
 
 USUAL = (128, 224, 384)
 """Sizes that a dry run tries when nothing else is known; many networks take any."""
-LARGEST = 512
+LARGEST = 384
 """Sizes that are stated are tried up to this; a dry run is to be short."""
 
 

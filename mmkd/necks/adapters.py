@@ -57,8 +57,8 @@ def as_map(feature: Tensor, what: str = 'the feature', image: int = 0) -> Tensor
     """
     if feature.dim() == 4:
         return feature
-    if feature.dim() in (1, 2):  # some networks squeeze the axis of a single image away
-        return feature.reshape(-1, feature.shape[-1])[:, :, None, None]
+    if feature.dim() == 2:
+        return feature[:, :, None, None]
     tokens = _tokens_first(feature, image) if feature.dim() == 3 else None
     if tokens is None:
         raise InputError(
@@ -77,8 +77,8 @@ def as_maps(
     A student that runs several branches of its own on a batch (TridentNet) is compared branch by branch.
 
     >>> import torch
-    >>> [tuple(m.shape) for m in as_maps(torch.zeros(6, 10, 4), torch.zeros(2, 10, 8))]
-    [(6, 4, 10, 1), (6, 8, 10, 1)]
+    >>> [tuple(m.shape) for m in as_maps(torch.zeros(6, 12, 5), torch.zeros(2, 12, 7))]
+    [(6, 5, 12, 1), (6, 7, 12, 1)]
     """
     branches = student.shape[0] // teacher.shape[0]
     if branches > 1 and student.dim() == teacher.dim():
