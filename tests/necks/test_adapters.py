@@ -58,7 +58,11 @@ def test_what_is_no_map_is_named(shape):
     [
         ((2, 196, 768), 224, (768, 14, 14)),
         ((2, 768, 196), 224, (768, 14, 14)),  # MLP-Mixer-B
-        ((2, 1024, 196), 224, (1024, 14, 14)),  # MLP-Mixer-L: 1024 is a square too, of no natural stride
+        (
+            (2, 1024, 196),
+            224,
+            (1024, 14, 14),
+        ),  # MLP-Mixer-L: 1024 is a square too, of no natural stride
         ((2, 197, 1024), 224, (1024, 14, 14)),  # ViT-L
         ((2, 198, 192), 224, (192, 14, 14)),  # DeiT with a distillation token
         ((2, 3136, 64), 224, (64, 56, 56)),
@@ -70,17 +74,17 @@ def test_tokens_of_either_layout_become_maps(shape, image, size):
 
 
 def test_tokens_and_channels_are_not_mixed():
-    tokens = torch.randn(2, 16, 5)
+    tokens = torch.randn(2, 16, 7)
     assert torch.equal(as_map(tokens.transpose(1, 2)), as_map(tokens))
 
 
 def test_as_many_tokens_without_a_grid_are_compared_one_by_one():
-    student, teacher = torch.randn(2, 12, 5), torch.randn(2, 12, 7)
+    student, teacher = torch.randn(2, 12, 7), torch.randn(2, 12, 8)
     ours, theirs = as_maps(student, teacher)
     assert torch.equal(ours[:, :, 3, 0], student[:, 3])
     assert torch.equal(theirs[:, :, 3, 0], teacher[:, 3])
-    with pytest.raises(InputError, match=r'\(2, 12, 5\) is no map'):
-        as_maps(student, torch.randn(2, 13, 7))
+    with pytest.raises(InputError, match=r'\(2, 12, 7\) is no map'):
+        as_maps(student, torch.randn(2, 14, 8))
 
 
 def test_branches_are_each_compared_with_the_teacher():
