@@ -103,10 +103,14 @@ def student_of(toolbox: str, config: str) -> Any:
 
 
 def plain(node: Any) -> None:
-    """Take out what a single CPU process lacks: synchronised norms and weights to download."""
+    """Take out what one CPU process lacks: synchronised norms, weights to download, time for many boxes."""
     if isinstance(node, dict):
+        node.pop('batch_augments', None)  # some pad or resize every batch to what the paper had
         if node.get('type') in ('SyncBN', 'MMSyncBN'):
             node['type'] = 'BN'
+        for key in ('num', 'max_per_img'):  # boxes of a sampler, of proposals, of predictions
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], 50)
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
             if isinstance(value, dict) and value.get('type') == 'Pretrained':
