@@ -43,6 +43,7 @@ SMALL = {
     'arcface/resnet50-arcface_8xb32_inshop.py': {},
     'lenet/lenet5_mnist.py': {},
     'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py': {},
+    'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py': {},
     'icnet/icnet_r18-d8_4xb2-80k_cityscapes-832x832.py': {},
 }  # fmt: skip
 

@@ -31,8 +31,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
 PAGE = HERE.parents[1] / 'docs/compatibility.md'
 METHODS = ('pkd', 'sfr', 'kd', 'frskd')
-SIZES = {'mmdet': (192, 320), 'mmpretrain': (224,), 'mmseg': (128,)}
-"""Sides of the drawn images, the larger tried where the smaller fails; a classifier has its config's."""
+SIZES = {'mmdet': (192, 320), 'mmpretrain': (), 'mmseg': (128,)}
+"""Sides of the drawn images, the larger tried where the smaller fails; a config's own size comes last."""
 LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'
 HEAVY = r'headless|large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
 PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
@@ -97,8 +97,6 @@ def student_of(toolbox: str, config: str) -> Any:
     cfg = load_config(f'{toolbox}::{config}')
     cfg.model = model_config(cfg)
     plain(cfg.model)
-    if 'size' in (cfg.model.get('data_preprocessor') or {}):
-        cfg.model.data_preprocessor.size = (128, 128)  # mmseg pads to it
     return cfg
 
 
@@ -159,8 +157,8 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
     from mmkd.family.sizes import pipeline_size
 
     cfg = student_of(toolbox, config)
-    own = pipeline_size(cfg) if toolbox == 'mmpretrain' else None
-    *smaller, last = [own] if own else SIZES[toolbox]
+    own = None if toolbox == 'mmdet' else pipeline_size(cfg)
+    *smaller, last = [*SIZES[toolbox], own] if own else SIZES[toolbox] or (224,)
     for size in smaller:
         with suppress(Exception):
             torch.manual_seed(0)
@@ -181,6 +179,8 @@ def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
     from mmkd.files.checkpoints import load_weights
 
     node = cfg.model
+    if 'size' in (node.get('data_preprocessor') or {}):
+        node.data_preprocessor.size = (size, size)  # mmseg pads to it
     if method is not None:
         taught = find_method(method).needs_teacher
         teacher = dict(teacher=cfg, checkpoint='untrained') if taught else {}

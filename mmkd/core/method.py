@@ -160,6 +160,7 @@ class FeatureMethod(Method):
         super().__init__(**options)
         self._tap, self._teacher_tap = tap, teacher_tap
         self.adapters = nn.ModuleList()
+        self._shapes: list[Size] = []
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The distance of two maps of the same height and width (and channels, if ``adapts``)."""
@@ -186,6 +187,7 @@ class FeatureMethod(Method):
         """Build an adapter for each level."""
         assert teacher is not None
         for (what, shape), (_, target) in self.paired_levels(student, teacher):
+            self._shapes.append(shape)
             self.adapters.append(self._adapter(what, shape, target, student.image))
         refuse_other_logits(self.label, student, teacher, self.level_taps)
         if self.compares_positions:
@@ -222,7 +224,7 @@ class FeatureMethod(Method):
     def raw_pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
         """The maps of both sides, level by level, as they were tapped."""
         taps, target_taps = self.level_taps
-        ours = [t for tap in taps for t in step.student[tap]]
+        ours = as_probed([t for tap in taps for t in step.student[tap]], self._shapes)
         theirs = [t for tap in target_taps for t in step.answers()[tap]]
         side = max(step.inputs.shape[-2:])
         maps = (as_maps(s, t, side) for s, t in zip(ours, theirs))
@@ -235,8 +237,8 @@ class FeatureMethod(Method):
 
     def _adapter(self, what: str, shape: Size, target: Size, image: int) -> Adapter:
         where = f'{self.label}: {what}: student {tuple(shape)} against teacher {tuple(target)}'
-        blanks = (torch.empty(s, device='meta') for s in (shape, target))
-        channels = [blank.shape[1] for blank in as_maps(*blanks, image, where)]
+        ours, theirs = (torch.empty(s, device='meta') for s in (shape, target))
+        channels = [blank.shape[1] for blank in as_maps(ours, theirs, image, where)]
         return Adapter(*channels) if self.adapts else Adapter(channels[0], channels[0])
 
 
@@ -247,6 +249,22 @@ def levels_of(side: Side, taps: list[Tap]) -> list[tuple[str, Size]]:
         for tap in taps
         for level, shape in zip(tap.levels or range(len(side.shapes[tap])), side.shapes[tap])
     ]
+
+
+def as_probed(tensors: list[Tensor], shapes: list[Size]) -> list[Tensor]:
+    """Of what passed, what the dry run saw: in training some networks give auxiliary tensors besides.
+
+    >>> [t.shape[1] for t in as_probed([torch.zeros(2, c, 1, 1) for c in (8, 4)], [Size((1, 4, 1, 1))])]
+    [4]
+    """
+    if len(tensors) <= len(shapes):
+        return tensors
+    waiting, kept = list(shapes), []
+    for tensor in tensors:
+        if waiting and tensor.shape[1:2] == waiting[0][1:2]:
+            kept.append(tensor)
+            waiting.pop(0)
+    return kept
 
 
 def channels_of(side: Side, taps: list[Tap]) -> list[int]:

@@ -10,7 +10,7 @@ from torch import nn
 USUAL = (128, 224, 384)
 """Sizes that a dry run tries when nothing else is known; many networks take any."""
 LARGEST = 384
-"""Sizes that are stated are tried up to this; a dry run is to be short."""
+"""A config's and a network's own sizes up to this are tried before the usual ones: dry runs are to be short."""
 
 
 def pipeline_size(cfg: Mapping[str, Any]) -> int | None:
@@ -57,8 +57,9 @@ def stated_sizes(model: nn.Module) -> list[int]:
 def sizes_to_try(model: nn.Module, first: Iterable[int | None] = ()) -> list[int]:
     """The sizes at which a dry run tries a network, in order.
 
-    >>> sizes_to_try(nn.Identity(), [32, None, 4096])
+    >>> sizes_to_try(nn.Identity(), [32, None])
     [32, 128, 224, 384]
     """
-    wanted = [*(size for size in first if size), *stated_sizes(model), *USUAL]
-    return [size for size in dict.fromkeys(wanted) if 0 < size <= LARGEST]
+    given, stated = [size for size in first if size], stated_sizes(model)
+    small = [size for size in stated if size <= LARGEST]
+    return list(dict.fromkeys([*given, *small, *USUAL, *stated]))

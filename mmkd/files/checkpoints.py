@@ -117,7 +117,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> KeyReport:
     return KeyReport(
         loaded=len(fitting) - len(outcome.unexpected_keys),
         missing=sorted(missing),
-        unexpected=sorted(unexpected),
+        unexpected=sorted(outcome.unexpected_keys),
         misshaped=[
             f'{k}: {tuple(weights[k].shape)} in the file, {tuple(own[k].shape)} in the model'
             for k in sorted(misshaped)

@@ -40,7 +40,8 @@ def test_networks_state_theirs():
     assert stated_sizes(h.build(h.segmentor())) == [64]
 
 
-def test_what_is_given_comes_first_and_large_ones_are_left_out():
+@pytest.mark.parametrize(('stated', 'tried'), [(256, [256, *USUAL]), (1024, [*USUAL, 1024])])
+def test_what_is_given_comes_first_then_what_is_stated_if_it_is_small(stated, tried):
     net = nn.Identity()
-    net.img_size = 256
-    assert sizes_to_try(net, [32, None, 1024]) == [32, 256, *USUAL]
+    net.img_size = stated
+    assert sizes_to_try(net, [512, None]) == [512, *tried]
