@@ -19,8 +19,6 @@ import resource
 import signal
 import time
 import traceback
-from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from importlib import import_module
@@ -35,7 +33,6 @@ SIZES = {'mmdet': (192, 320), 'mmpretrain': (), 'mmseg': (128,)}
 """Sides of the drawn images, the larger tried where the smaller fails; a config's own size comes last."""
 LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'
 HEAVY = r'headless|large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
-PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
 
 
 def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
@@ -128,12 +125,15 @@ def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
 
     if toolbox == 'mmdet':
         from mmdet.testing import demo_mm_inputs
+        from mmengine.structures import InstanceData
 
         data = demo_mm_inputs(
             2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True
         )
         for sample in data['data_samples']:
             sample.gt_instances.labels.zero_()  # some detect one class only
+            boxes = sample.gt_instances.bboxes
+            sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
         return data
     shape = (channels_of_images(model), size, size)
     images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]
@@ -146,7 +146,8 @@ def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
 
     label = torch.randint(0, 2, (1, size, size))
     meta = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size))
-    samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=label)) for _ in range(2)]
+    maps = dict(gt_sem_seg=PixelData(data=label), gt_edge_map=PixelData(data=label))
+    samples = [SegDataSample(metainfo=meta, **maps) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
 
 
@@ -313,48 +314,6 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return list({(row['config'], row['method']): row for row in rows}.values())
 
 
-def table() -> Iterator[str]:
-    """The page of the results."""
-    yield '# Which families train\n'
-    yield (
-        'One config of each folder, two drawn images, random weights, one CPU thread: loss, backward and '
-        "predict of the\ntoolbox alone, then with each method and the family's own model as the teacher. "
-        'Written by\n`benchmarks/compatibility/sweep.py table`.\n'
-    )
-    for path in sorted(RESULTS.glob('*.jsonl')):
-        rows = rows_of(path)
-        answers: dict[str, dict[str, str]] = {}
-        for row in rows:
-            answers.setdefault(row['folder'], {})[row['method']] = row['answer']
-        methods = [m for m in METHODS if any(m in by for by in answers.values())]
-        trained = {
-            folder: by for folder, by in answers.items() if by.get('alone', 'ok').startswith('ok')
-        }
-        works = Counter(
-            m for by in trained.values() for m in methods if by.get(m, '').startswith('ok')
-        )
-        yield f'## {PROJECTS[path.stem]}\n'
-        yield (
-            f'{len(answers)} folders, {len(trained)} train alone; of these '
-            + ', '.join(f'`{m}` {works[m]}' for m in methods)
-            + '.\n'
-        )
-        yield '| folder | ' + ' | '.join(methods) + ' |\n|' + '---|' * (len(methods) + 1)
-        for folder, by in trained.items():
-            cells = [short(by.get(m, 'not tried')) for m in methods]
-            yield f'| {folder} | ' + ' | '.join(cells) + ' |'
-        yield '\nNot trained by the toolbox alone here:\n'
-        for folder, by in answers.items():
-            if folder not in trained:
-                yield f'- {folder}: {short(by["alone"])}'
-        yield ''
-
-
-def short(answer: str) -> str:
-    """The first sentence of an answer, fit for a table."""
-    return answer.replace('|', '/').split('; ')[0][:160]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -373,6 +332,8 @@ def main() -> None:
     if args.command == 'run':
         run(args)
     else:
+        from page import table
+
         PAGE.write_text('\n'.join(table()).rstrip() + '\n')
 
 
