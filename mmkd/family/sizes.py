@@ -30,6 +30,15 @@ def pipeline_size(cfg: Mapping[str, Any]) -> int | None:
     return None
 
 
+def small_size(cfg: Mapping[str, Any]) -> int | None:
+    """The same where it is small enough for a dry run, else None.
+
+    >>> small_size(dict(test_dataloader=dict(dataset=dict(pipeline=[dict(scale=(1333, 800))]))))
+    """
+    size = pipeline_size(cfg)
+    return size if size and size <= LARGEST else None
+
+
 def _step_size(step: Any) -> int | None:
     """What a step of a pipeline makes of an image's shorter side."""
     return _shorter(step.get('crop_size', step.get('scale'))) if isinstance(step, Mapping) else None
