@@ -10,42 +10,14 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_loader
 from types import ModuleType
 
-import torch
-
-_KEPT_LIBRARIES: list[torch.library.Library] = []
+from . import torchvision_cure
 
 
 def prepare() -> None:
     """Make the family importable, and its configs and ours resolvable. Safe to call again."""
-    cure_torchvision()
+    torchvision_cure.install()
     rename_mmcls()
     register_config_packages()
-
-
-def cure_torchvision() -> bool:
-    """Declare torchvision's two operator schemas where its compiled part cannot load.
-
-    A CUDA wheel of torchvision beside a CPU torch dies at import with ``operator torchvision::nms
-    does not exist``, and mmengine, mmdet and mmpretrain with it. With the schemas declared its
-    transforms work; its compiled operators do not, and nobody here needs them. Where torchvision
-    is absent or imports by itself nothing happens. Returns whether the cure was applied.
-    """
-    if 'torchvision' in sys.modules or find_spec('torchvision') is None:
-        return False
-    try:
-        import_module('torchvision')
-        return False
-    except RuntimeError as error:
-        if 'torchvision::' not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
-        del sys.modules[name]
-    library = torch.library.Library('torchvision', 'FRAGMENT')
-    for operator in ('nms', 'qnms'):
-        library.define(f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    _KEPT_LIBRARIES.append(library)  # the schemas live as long as this object
-    import_module('torchvision')
-    return True
 
 
 def _installed(kind: type[MetaPathFinder]) -> bool:

@@ -8,6 +8,7 @@ from rich.table import Table
 from mmkd.commands.tool import run_tool
 from mmkd.family.building import build_model, load_config, model_config
 from mmkd.family.running import all_taps
+from mmkd.family.sizes import small_size
 
 
 def main() -> None:
@@ -18,7 +19,8 @@ def main() -> None:
     parser.add_argument('--match', default='', help='only names that contain this')
     args = parser.parse_args()
     table = Table('tap', 'level', 'shape for one image')
-    for name, shapes in all_taps(build_model(model_config(load_config(args.config)))):
+    cfg = load_config(args.config)
+    for name, shapes in all_taps(build_model(model_config(cfg)), [small_size(cfg)]):
         if args.match in name:
             for level, shape in enumerate(shapes):
                 table.add_row(name if level == 0 else '', str(level), 'x'.join(map(str, shape)))

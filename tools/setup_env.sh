@@ -50,6 +50,11 @@ has 'import torchvision' || has 'import importlib.metadata as m; m.version("torc
   || pip_install --no-deps "$(pinned '# torchvision' | cut -c3-)"
 pip_install --no-build-isolation --no-deps -e .
 
+# a torchvision of another build than torch's becomes importable, for the plain toolboxes too
+site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cp mmkd/torchvision_cure.py "$site/mmkd_torchvision_cure.py"
+echo 'import mmkd_torchvision_cure; mmkd_torchvision_cure.install()' >"$site/mmkd_torchvision_cure.pth"
+
 has 'import cv2' || apt_install libgl1 libglib2.0-0
 
 say 'checking the result'

@@ -1,22 +1,27 @@
 """Which model families train under mmkd: one config of each folder of mmdet, mmpretrain and mmsegmentation.
 
     python benchmarks/compatibility/sweep.py run --toolbox mmdet     # writes results/mmdet.jsonl, resumable
+    python benchmarks/compatibility/sweep.py run --toolbox mmdet --pick smallest --folders retinanet yolox
     python benchmarks/compatibility/sweep.py table                   # writes docs/compatibility.md
 
-Each config runs in a process of its own, bounded in time and memory: the toolbox alone first (loss, backward
-and predict of two drawn images), then each method with the family's own model as the teacher.
+Each attempt is a forked process of its own, bounded in time and memory: the toolbox alone first (loss,
+backward and predict of two drawn images), then each method with the family's own model as the teacher.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+import re
 import resource
-import subprocess
-import sys
+import signal
 import time
-from collections import Counter
-from collections.abc import Iterator
+import traceback
+from contextlib import suppress
+from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,52 +29,114 @@ HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
 PAGE = HERE.parents[1] / 'docs/compatibility.md'
 METHODS = ('pkd', 'sfr', 'kd', 'frskd')
-SIZES = {'mmdet': 320, 'mmpretrain': 224, 'mmseg': 128}
-PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
+SIZES = {'mmdet': (192, 320), 'mmpretrain': (), 'mmseg': (128,)}
+"""Sides of the drawn images, the larger tried where the smaller fails; a config's own size comes last."""
+LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'
+HEAVY = r'headless|large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
 
 
-def folders(toolbox: str) -> dict[str, str]:
-    """The first config of each folder, by folder."""
+def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
+    """A config of each folder, by folder.
+
+    Args:
+        toolbox: whose.
+        pick: ``light``: the first that is named like a small one, ``first`` or ``last`` by name, ``smallest``
+            or ``largest`` by parameters, or a pattern (``*panoptic*``) whose first match is taken.
+    """
+    found = every_config(toolbox)
+    if '*' in pick:
+        matching = {f: [c for c in cs if fnmatch(Path(c).name, pick)] for f, cs in found.items()}
+        found = {folder: configs for folder, configs in matching.items() if configs}
+    return {folder: choose(toolbox, configs, pick) for folder, configs in found.items()}
+
+
+def every_config(toolbox: str) -> dict[str, list[str]]:
+    """The configs of each folder, by folder."""
     from mmengine.utils import get_installed_path
-
-    import mmkd  # noqa: F401
 
     root = Path(get_installed_path(toolbox), '.mim/configs')
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.name[0] != '_'):
-        configs = sorted(folder.glob('*.py')) or sorted(folder.glob('*/*.py'))
-        if configs:
-            found[folder.name] = str(configs[0].relative_to(root))
+        paths = sorted(folder.glob('[!_]*.py')) or sorted(folder.glob('*/[!_]*.py'))
+        if paths:
+            found[folder.name] = [str(path.relative_to(root)) for path in paths]
     return found
 
 
+def choose(toolbox: str, configs: list[str], pick: str) -> str:
+    """One of a folder's configs."""
+    if pick in ('smallest', 'largest'):
+        counted = [(n, c) for c in configs if (n := limited(count, (toolbox, c), 60, 12)[0])]
+        configs = [config for _, config in sorted(counted, key=lambda pair: pair[0])]
+    if pick == 'light':
+        names = {config: Path(config).name for config in configs}
+        configs.sort(
+            key=lambda c: bool(re.search(HEAVY, names[c])) - bool(re.search(LIGHT, names[c]))
+        )
+    return configs[-1 if pick in ('last', 'largest') else 0]
+
+
+def count(toolbox: str, config: str) -> int:
+    """The number of parameters of a config's model; 0 where it cannot be built."""
+    import torch
+    from mmengine.registry import DefaultScope
+
+    from mmkd.family.building import build_model
+
+    with torch.device('meta'), DefaultScope.overwrite_default_scope(toolbox):
+        return sum(p.numel() for p in build_model(student_of(toolbox, config).model).parameters())
+
+
+def student_of(toolbox: str, config: str) -> Any:
+    """A config whose model has nothing that a single CPU process lacks."""
+    from mmkd.family.building import load_config, model_config
+
+    cfg = load_config(f'{toolbox}::{config}')
+    cfg.model = model_config(cfg)
+    plain(cfg.model)
+    return cfg
+
+
 def plain(node: Any) -> None:
-    """Take out what a single CPU process lacks: synchronised norms and weights to download."""
+    """Take out what one CPU process lacks: synchronised norms, weights to download, time for many boxes."""
     if isinstance(node, dict):
+        node.pop('batch_augments', None)  # some pad or resize every batch to what the paper had
         if node.get('type') in ('SyncBN', 'MMSyncBN'):
             node['type'] = 'BN'
+        for key in ('num', 'max_per_img'):  # boxes of a sampler, of proposals, of predictions
+            if isinstance(node.get(key), int):
+                node[key] = min(node[key], 50)
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
-            pretrained = isinstance(value, dict) and value.get('type') == 'Pretrained'
-            if pretrained or (key == 'pretrained' and isinstance(value, str)):
+            if isinstance(value, dict) and value.get('type') == 'Pretrained':
                 node[key] = None
+            elif key == 'pretrained' and value:
+                node[key] = False if value is True else None
     children = node.values() if isinstance(node, dict) else node
     for value in children if isinstance(node, (dict, list)) else ():
         plain(value)
 
 
-def batch(toolbox: str, model: Any) -> dict[str, Any]:
+def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
     """Two drawn images with labels."""
     import torch
 
-    size = SIZES[toolbox]
+    from mmkd.family.blanks import channels_of_images
+
     if toolbox == 'mmdet':
         from mmdet.testing import demo_mm_inputs
+        from mmengine.structures import InstanceData
 
-        return demo_mm_inputs(
+        data = demo_mm_inputs(
             2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True
         )
-    images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+        for sample in data['data_samples']:
+            sample.gt_instances.labels.zero_()  # some detect one class only
+            boxes = sample.gt_instances.bboxes
+            sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
+        return data
+    shape = (channels_of_images(model), size, size)
+    images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]
     if toolbox == 'mmpretrain':
         from mmpretrain.structures import DataSample
 
@@ -79,48 +146,62 @@ def batch(toolbox: str, model: Any) -> dict[str, Any]:
 
     label = torch.randint(0, 2, (1, size, size))
     meta = dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size))
-    samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=label)) for _ in range(2)]
+    maps = dict(gt_sem_seg=PixelData(data=label), gt_edge_map=PixelData(data=label))
+    samples = [SegDataSample(metainfo=meta, **maps) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
 
 
 def attempt(toolbox: str, config: str, method: str | None) -> str:
-    """Train one step and predict; what was seen in a word."""
+    """Train a config's model for one step and predict; what was seen in a word."""
     import torch
-    from mmengine.logging import MessageHub
+
+    from mmkd.family.sizes import pipeline_size
+
+    cfg = student_of(toolbox, config)
+    own = None if toolbox == 'mmdet' else pipeline_size(cfg)
+    *smaller, last = [*SIZES[toolbox], own] if own else SIZES[toolbox] or (224,)
+    for size in smaller:
+        with suppress(Exception):
+            torch.manual_seed(0)
+            if (reply := one_step(toolbox, cfg, method, size)).startswith('ok'):
+                return reply
+    torch.manual_seed(0)
+    return one_step(toolbox, cfg, method, last)
+
+
+def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
+    """Train a config's model for one step, alone or by a method, and predict; what was seen in a word."""
+    import torch
     from mmengine.registry import DefaultScope
 
     import mmkd
-    from mmkd.family.building import build_model, load_config, model_config
+    from mmkd.core.method import find_method
+    from mmkd.family.building import build_model
+    from mmkd.files.checkpoints import load_weights
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    hub = MessageHub.get_current_instance()
-    hub.update_info('max_iters', 10)
-    hub.update_info('iter', 9)  # every ramp has begun
-    cfg = load_config(f'{toolbox}::{config}')
-    student = model_config(cfg)
-    plain(student)
-    if method is None:
-        node: Any = student
-    else:
-        cfg.model = student
-        self_taught = not mmkd.core.method.find_method(method).needs_teacher
-        teacher = (
-            {} if self_taught else dict(teacher=f'{toolbox}::{config}', checkpoint='untrained')
-        )
-        cfg = mmkd.distill(cfg, method, **teacher)
-        node = cfg.model
-        if not self_taught:
-            node.teacher.config = student
+    node = cfg.model
+    if 'size' in (node.get('data_preprocessor') or {}):
+        node.data_preprocessor.size = (size, size)  # mmseg pads to it
+    if method is not None:
+        taught = find_method(method).needs_teacher
+        teacher = dict(teacher=cfg, checkpoint='untrained') if taught else {}
+        node = mmkd.distill(cfg, method, **teacher).model
     with DefaultScope.overwrite_default_scope(toolbox):
         model = build_model(node)
         model.init_weights()
         if method is not None:
+            # two untrained networks may agree to the last digit; so their distance need not train
             model.distillation.check_gradients = method == 'pkd'
             model.distillation.optimizers_installed = True
+            for teacher in model.distillation.teachers.values():
+                teacher.model.init_weights()
+                report = load_weights(teacher.model, teacher.model.state_dict())
+                if not report.clean:
+                    return f'its own checkpoint is refused: {report}'
+        if hasattr(model, 'set_epoch'):
+            model.set_epoch(0)  # as SetEpochInfoHook does
         model.train()
-        data = model.data_preprocessor(batch(toolbox, model), True)
-        losses = model(**data, mode='loss')
+        losses = model(**model.data_preprocessor(batch(toolbox, model, size), True), mode='loss')
         total = model.parse_losses(losses)[0]
         if not total.isfinite():
             return 'losses are not finite'
@@ -128,86 +209,109 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
         if method is not None and not any(name.startswith(f'{method}/') for name in losses):
             return 'no term of the method'
         model.eval()
-        with torch.no_grad():
-            model(**model.data_preprocessor(batch(toolbox, model), False), mode='predict')
+        try:
+            with torch.no_grad():
+                model(**model.data_preprocessor(batch(toolbox, model, size), False), mode='predict')
+        except Exception as error:  # prediction is the student's own; an SSD's has a defect, say
+            return f'ok, but does not predict: {reason(error)}'
     return 'ok'
 
 
-def limited(arguments: list[str], seconds: int, gigabytes: int) -> tuple[str, float]:
-    """Run one attempt in a process; its answer, or why there is none."""
+def reason(error: Exception) -> str:
+    """An error in a line, with the place where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = ' '.join(str(error).split())[:300]
+    return f'{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})'
 
-    def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (gigabytes * 2**30, gigabytes * 2**30))
 
+def limited(function: Any, arguments: tuple[Any, ...], seconds: int, gigabytes: int) -> Any:
+    """Call a function in a forked process; its answer, or why there is none, and the seconds it took."""
     begin = time.time()
-    command = [sys.executable, __file__, 'one', *arguments]
+    context = multiprocessing.get_context('fork')
+    receiver, sender = context.Pipe(False)
+    child = context.Process(target=answer, args=(sender, seconds, gigabytes, function, arguments))
+    child.start()
+    sender.close()
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, preexec_fn=bound
-        )
-    except subprocess.TimeoutExpired:
-        return f'more than {seconds} s', time.time() - begin
-    lines = done.stdout.strip().splitlines()
-    answer = lines[-1] if lines and done.returncode == 0 else f'exit {done.returncode}'
-    return answer.removeprefix('answer: '), round(time.time() - begin, 1)
+        reply = receiver.recv()
+    except EOFError:
+        child.join()
+        late = child.exitcode == -signal.SIGXCPU
+        reply = f'more than {seconds} s of a core' if late else 'the process died'
+    child.join()
+    return reply, round(time.time() - begin, 1)
 
 
-def run(toolbox: str, methods: list[str], seconds: int, gigabytes: int, only: list[str]) -> None:
-    """Try every folder that has no result yet."""
+def answer(
+    sender: Any, seconds: int, gigabytes: int, function: Any, arguments: tuple[Any, ...]
+) -> None:
+    """In the child: bounded time and memory, no output, and whatever a family raises is its answer."""
+    from mmengine.logging import MessageHub
+
+    resource.setrlimit(resource.RLIMIT_AS, (gigabytes * 2**30, gigabytes * 2**30))
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', 10)
+    hub.update_info('iter', 9)  # every ramp has begun
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    try:
+        sender.send(function(*arguments))
+    except Exception as error:
+        sender.send(reason(error))
+
+
+def warm_up() -> None:
+    """Import once, on one thread, what every attempt needs."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    import mmkd  # noqa: F401
+
+    for module in ('mmdet.models', 'mmdet.testing', 'mmpretrain.models', 'mmseg.models'):
+        import_module(module)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Try every folder that has no result yet; ``again``: also what has failed with a method.
+
+    Where a method trains, so does the toolbox alone, which is tried where the method fails.
+    """
+    warm_up()
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f'{toolbox}.jsonl'
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row['folder'], row['method']): row['answer'] for row in rows}
-    for folder, config in folders(toolbox).items():
-        for method in ['alone', *methods]:
-            if (folder, method) in done or (only and folder not in only):
-                continue
-            if method != 'alone' and done[folder, 'alone'] != 'ok':
-                continue
-            answer, took = limited([toolbox, config, method], seconds, gigabytes)
-            done[folder, method] = answer
-            row = dict(folder=folder, config=config, method=method, answer=answer, seconds=took)
+    path = RESULTS / f'{args.toolbox}.jsonl'
+    done = {(row['config'], row['method']): row['answer'] for row in rows_of(path)}
+
+    def trains(folder: str, config: str, method: str) -> bool:
+        reply = done.get((config, method))
+        again = args.again and reply and not reply.startswith('ok') and method != 'alone'
+        if reply is None or again:
+            given = (args.toolbox, config, None if method == 'alone' else method)
+            reply, took = limited(attempt, given, args.seconds, args.gigabytes)
+            done[config, method] = reply
+            row = dict(folder=folder, config=config, method=method, answer=reply, seconds=took)
             with path.open('a') as file:
                 file.write(json.dumps(row) + '\n')
-            print(f'{folder:30s} {method:8s} {took:6.1f} s  {answer[:120]}', flush=True)
+            print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
+        return reply.startswith('ok')
+
+    for folder, config in folders(args.toolbox, args.pick).items():
+        known = not args.folders or folder in args.folders
+        if known and done.get((config, 'alone'), 'ok').startswith('ok'):
+            for method in args.methods:
+                if not trains(folder, config, method) and not trains(folder, config, 'alone'):
+                    break
 
 
-def table() -> Iterator[str]:
-    """The page of the results."""
-    yield '# Which families train\n'
-    yield (
-        'One config of each folder, two drawn images, random weights, one CPU thread: loss, backward and '
-        "predict of the\ntoolbox alone, then with each method and the family's own model as the teacher. "
-        'Written by\n`benchmarks/compatibility/sweep.py table`.\n'
-    )
-    for path in sorted(RESULTS.glob('*.jsonl')):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        answers: dict[str, dict[str, str]] = {}
-        for row in rows:
-            answers.setdefault(row['folder'], {})[row['method']] = row['answer']
-        methods = [m for m in METHODS if any(m in by for by in answers.values())]
-        trained = {folder: by for folder, by in answers.items() if by['alone'] == 'ok'}
-        works = Counter(m for by in trained.values() for m in methods if by.get(m) == 'ok')
-        yield f'## {PROJECTS[path.stem]}\n'
-        yield (
-            f'{len(answers)} folders, {len(trained)} train alone; of these '
-            + ', '.join(f'`{m}` {works[m]}' for m in methods)
-            + '.\n'
-        )
-        yield '| folder | ' + ' | '.join(methods) + ' |\n|' + '---|' * (len(methods) + 1)
-        for folder, by in trained.items():
-            cells = ['yes' if by.get(m) == 'ok' else short(by.get(m, 'not tried')) for m in methods]
-            yield f'| {folder} | ' + ' | '.join(cells) + ' |'
-        yield '\nNot trained by the toolbox alone here:\n'
-        for folder, by in answers.items():
-            if by['alone'] != 'ok':
-                yield f'- {folder}: {short(by["alone"])}'
-        yield ''
-
-
-def short(answer: str) -> str:
-    """The first sentence of an answer, fit for a table."""
-    return answer.replace('|', '/').split('; ')[0][:160]
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The results of a toolbox; of several for the same attempt the last counts."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return list({(row['config'], row['method']): row for row in rows}.values())
 
 
 def main() -> None:
@@ -217,27 +321,20 @@ def main() -> None:
     commands = parser.add_subparsers(dest='command', required=True)
     sweep = commands.add_parser('run', help='try every folder that has no result yet')
     sweep.add_argument('--toolbox', choices=SIZES, default='mmdet')
-    sweep.add_argument('--methods', nargs='+', default=['pkd'], choices=METHODS)
+    sweep.add_argument('--methods', nargs='*', default=['pkd'], choices=METHODS)
+    sweep.add_argument('--again', action='store_true', help='also what has failed with a method')
+    sweep.add_argument('--pick', default='light', help='which config of a folder: see folders()')
     sweep.add_argument('--folders', nargs='*', default=[], help='only these')
-    sweep.add_argument('--seconds', type=int, default=150)
-    sweep.add_argument('--gigabytes', type=int, default=12)
+    sweep.add_argument('--seconds', type=int, default=120, help='of a core')
+    sweep.add_argument('--gigabytes', type=int, default=10)
     commands.add_parser('table', help='write docs/compatibility.md')
-    one = commands.add_parser('one', help='one attempt in this process')
-    for name in ('toolbox', 'config', 'method'):
-        one.add_argument(name)
     args = parser.parse_args()
     if args.command == 'run':
-        run(args.toolbox, args.methods, args.seconds, args.gigabytes, args.folders)
-    elif args.command == 'table':
-        PAGE.write_text('\n'.join(table()).rstrip() + '\n')
+        run(args)
     else:
-        try:
-            answer = attempt(
-                args.toolbox, args.config, None if args.method == 'alone' else args.method
-            )
-        except Exception as error:  # whatever a family raises is its answer
-            answer = f'{type(error).__name__}: ' + ' '.join(str(error).split())[:300]
-        print(f'\nanswer: {answer}')
+        from page import table
+
+        PAGE.write_text('\n'.join(table()).rstrip() + '\n')
 
 
 if __name__ == '__main__':

@@ -26,8 +26,8 @@ from mmengine.utils import get_installed_path
 from rich.console import Console
 from rich.table import Table
 
-from ..datasets import CLASSES, ShapesSpec, make_shapes
-from ..errors import InputError
+        'import pathlib, runpy, sys;'
+        f"runpy.run_path({str(Path(torchvision_cure.__file__))!r})['install']();"
 from ..family.building import build_model, load_config, model_config
 from ..files.checkpoints import read_checkpoint, weights_of
 from ..files.writing import latest_checkpoint, write_whole
@@ -284,13 +284,18 @@ def _predictions(folder: Path) -> list[str]:
 def _plain_test(config: str, trained: Path, folder: Path) -> list[str]:
     """mmdet's own test tool in a process that cannot import mmkd.
 
-    Only torchvision's operator schemas are declared first where its compiled part cannot load,
-    because mmengine imports it for its environment report.
+    Only torchvision is cured where its compiled part cannot load, because mmengine imports it for its
+    environment report.
     """
     tool = Path(get_installed_path('mmdet'), '.mim/tools/test.py')
     code = (
+<<<<<<< HEAD
         'import pathlib, runpy, sys;'
         f"runpy.run_path({str(Path(__file__).parents[1] / 'compat.py')!r})['cure_torchvision']();"
+=======
+        'import runpy, sys;'
+        f"runpy.run_path({str(Path(torchvision_cure.__file__))!r})['install']();"
+>>>>>>> w-families
         "sys.modules['mmkd'] = None;"
         f"weights = pathlib.Path({str(trained)!r}, 'last_checkpoint').read_text().strip();"
         f"sys.argv = [{str(tool)!r}, {config!r}, weights, '--work-dir', {str(folder)!r}];"

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from ..core.method import build_method, find_method
 from ..errors import InputError, refuse_unknown
 from ..family.building import is_distiller, load_config, model_config
+from ..family.sizes import small_size
 
 HOOK = 'mmkd.DistillationHook'
 
@@ -52,6 +53,8 @@ def distill(
     model = ConfigDict(type='mmkd.Distiller', student=model_config(result), methods=chosen)
     if spec:
         model.teacher = spec
+    if size := small_size(result):
+        model.image_size = size
     result.model = model
     _add_runtime(result)
     return result

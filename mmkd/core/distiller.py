@@ -77,6 +77,7 @@ def build_distiller(
     data_preprocessor: Mapping[str, Any] | None = None,
     check_gradients: bool = True,
     skip_nonfinite: int = 0,
+    image_size: int | None = None,
 ) -> nn.Module:
     """Build a Distiller from its config.
 
@@ -87,6 +88,8 @@ def build_distiller(
         data_preprocessor: what the Runner adds from the top level of a config; the student's.
         check_gradients: see :class:`Distillation`.
         skip_nonfinite: likewise; by default the first loss that is not finite stops training.
+        image_size: the size of square image at which the networks are dry-run first; then sizes are tried that
+            the networks state, 128, 224 and 384. ``mmkd.distill`` takes it from the config's test pipeline.
     """
     protect()
     given = dict(student=student, check_gradients=check_gradients)
@@ -100,7 +103,9 @@ def build_distiller(
         teachers = build_teachers(teacher)
         built = {name: build_method(name, cfg) for name, cfg in _checked(methods).items()}
         _refuse_idle_teachers(teachers, built)
-        distillation = Distillation(model, config, teachers, built, check_gradients, skip_nonfinite)
+        distillation = Distillation(
+            model, config, teachers, built, check_gradients, skip_nonfinite, image_size
+        )
     model.__class__ = distilled(type(model))  # type: ignore[arg-type]
     model.distillation = distillation
     return model

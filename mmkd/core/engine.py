@@ -44,6 +44,7 @@ class Distillation(nn.Module):
             gradient reaches the student.
         skip_nonfinite: how many iterations may be left out because a loss was NaN or infinite, on any
             rank; the next one stops training. Buffers of the student are put back.
+        image_size: the size of image at which dry runs are tried first.
     """
 
     def __init__(
@@ -54,10 +55,13 @@ class Distillation(nn.Module):
         methods: Mapping[str, Method],
         check_gradients: bool = True,
         skip_nonfinite: int = 0,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
             raise InputError(f'skip_nonfinite={skip_nonfinite!r}; needed: a whole number from 0 on')
+        if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+            raise InputError(f'image_size={image_size!r}; needed: a number of pixels, or None')
         self.teachers = dict(teachers)
         self.check_gradients = check_gradients
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
@@ -70,7 +74,7 @@ class Distillation(nn.Module):
         for name, method in methods.items():
             self._refuse_name(name)
             self.add_module(name, method)
-        self._probed = self._set_up(student, config)
+        self._probed = self._set_up(student, config, image_size)
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -92,6 +96,8 @@ class Distillation(nn.Module):
             owner=STUDENT,
         ) as features:
             losses = dict(task())
+        # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
+        self._probed.overwritten |= features.overwritten()
         self._start()
         if not self._finite(losses):
             return self._left_out(inputs, buffers)
@@ -134,14 +140,17 @@ class Distillation(nn.Module):
 
     # -- set-up ---------------------------------------------------------------------------------
 
-    def _set_up(self, student: nn.Module, config: Mapping[str, Any]) -> Probe:
+    def _set_up(
+        self, student: nn.Module, config: Mapping[str, Any], image_size: int | None
+    ) -> Probe:
         for name, method in self.methods.items():
             method.plan(student, self._model_for(name))
-        probed = probe(student, self._student_taps(self.methods), STUDENT)
+        probed = probe(student, self._student_taps(self.methods), STUDENT, [image_size])
         for name, teacher in self.teachers.items():
             listeners = [m for n, m in self.methods.items() if self._listens[n] == name]
             teacher.learn_input(student)
-            teacher.probe(tap for method in listeners for tap in method.teacher_taps)
+            taps = (tap for method in listeners for tap in method.teacher_taps)
+            teacher.probe(taps, [probed.image])
             print_log(teacher.summary(), 'current')
         for name, method in self.methods.items():
             ours = Side(student, config, probed.shapes, STUDENT, probed.image)

@@ -11,9 +11,9 @@ from torch import Size, Tensor, nn
 
 from ..errors import InputError, nearest, refuse_unknown
 from ..family.heads import class_count
-from ..family.stages import task_of
+from ..family.stages import backbone_of, task_of
 from ..family.taps import Features, Tap, flatten, parse_taps
-from ..necks.adapters import Adapter, as_map
+from ..necks.adapters import Adapter, as_map, as_maps
 from ..registry import MODELS
 from .options import Checked, Has, ReadBy, annotations_of
 from .schedules import Schedule, Weight, build_schedule
@@ -160,6 +160,7 @@ class FeatureMethod(Method):
         super().__init__(**options)
         self._tap, self._teacher_tap = tap, teacher_tap
         self.adapters = nn.ModuleList()
+        self._shapes: list[Size] = []
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The distance of two maps of the same height and width (and channels, if ``adapts``)."""
@@ -179,13 +180,15 @@ class FeatureMethod(Method):
     def default_taps(self, student: nn.Module) -> list[Tap]:
         """Where to read when the config does not say."""
         has_neck = getattr(student, 'neck', None) is not None
-        return [Tap('neck' if task_of(student) == 'detection' and has_neck else 'backbone')]
+        detects = task_of(student) == 'detection'
+        return [Tap('neck' if detects and has_neck else backbone_of(student))]
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build an adapter for each level."""
         assert teacher is not None
         for (what, shape), (_, target) in self.paired_levels(student, teacher):
-            self.adapters.append(self._adapter(what, shape, target))
+            self._shapes.append(shape)
+            self.adapters.append(self._adapter(what, shape, target, student.image))
         refuse_other_logits(self.label, student, teacher, self.level_taps)
         if self.compares_positions:
             for side, taps in zip((student, teacher), self.level_taps):
@@ -221,19 +224,21 @@ class FeatureMethod(Method):
     def raw_pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
         """The maps of both sides, level by level, as they were tapped."""
         taps, target_taps = self.level_taps
-        ours = [t for tap in taps for t in step.student[tap]]
+        ours = as_probed([t for tap in taps for t in step.student[tap]], self._shapes)
         theirs = [t for tap in target_taps for t in step.answers()[tap]]
-        return [(as_map(s).float(), as_map(t).float()) for s, t in zip(ours, theirs)]
+        side = max(step.inputs.shape[-2:])
+        maps = (as_maps(s, t, side) for s, t in zip(ours, theirs))
+        return [(s.float(), t.float()) for s, t in maps]
 
     @property
     def label(self) -> str:
         """How messages call the method."""
         return type(self).__name__
 
-    def _adapter(self, what: str, shape: Size, target: Size) -> Adapter:
+    def _adapter(self, what: str, shape: Size, target: Size, image: int) -> Adapter:
         where = f'{self.label}: {what}: student {tuple(shape)} against teacher {tuple(target)}'
-        blanks = (torch.empty(s, device='meta') for s in (shape, target))
-        channels = [as_map(blank, where).shape[1] for blank in blanks]
+        ours, theirs = (torch.empty(s, device='meta') for s in (shape, target))
+        channels = [blank.shape[1] for blank in as_maps(ours, theirs, image, where)]
         return Adapter(*channels) if self.adapts else Adapter(channels[0], channels[0])
 
 
@@ -244,6 +249,22 @@ def levels_of(side: Side, taps: list[Tap]) -> list[tuple[str, Size]]:
         for tap in taps
         for level, shape in zip(tap.levels or range(len(side.shapes[tap])), side.shapes[tap])
     ]
+
+
+def as_probed(tensors: list[Tensor], shapes: list[Size]) -> list[Tensor]:
+    """Of what passed, what the dry run saw: in training some networks give auxiliary tensors besides.
+
+    >>> [t.shape[1] for t in as_probed([torch.zeros(2, c, 1, 1) for c in (8, 4)], [Size((1, 4, 1, 1))])]
+    [4]
+    """
+    if len(tensors) <= len(shapes):
+        return tensors
+    waiting, kept = list(shapes), []
+    for tensor in tensors:
+        if waiting and tensor.shape[1:2] == waiting[0][1:2]:
+            kept.append(tensor)
+            waiting.pop(0)
+    return kept
 
 
 def channels_of(side: Side, taps: list[Tap]) -> list[int]:

@@ -93,9 +93,9 @@ class Teacher(Checked, nn.Module):
             target = Pixels.of(self.model.data_preprocessor, self.owner)
             self.repaint = Repaint(source, target)
 
-    def probe(self, taps: Iterable[Tap]) -> Probe:
-        """Dry-run to learn the shapes of the taps that will be asked for."""
-        self.probed = probe(self.model, taps, self.owner)
+    def probe(self, taps: Iterable[Tap], sizes: Iterable[int | None] = ()) -> Probe:
+        """Dry-run to learn the shapes of the taps that will be asked for; see :func:`probe`."""
+        self.probed = probe(self.model, taps, self.owner, sizes)
         return self.probed
 
     @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,11 @@ from torch import Size, Tensor, nn
 from ..errors import InputError
 from .blanks import blank_batch, blank_rois
 from .roi import Rois
+from .sizes import sizes_to_try
 from .taps import Features, Place, Tap, capture
 
-PROBE_SIZES = (128, 224, 384)
-"""Image sizes tried in turn by a dry run; some backbones take one size only."""
+SECONDS = 60
+"""After so long a dry run tries no further size of image."""
 
 
 def observe(
@@ -66,22 +68,27 @@ def probe(
     model: nn.Module,
     taps: Iterable[Tap],
     owner: str = 'the model',
-    sizes: Sequence[int] = PROBE_SIZES,
+    sizes: Iterable[int | None] = (),
 ) -> Probe:
     """Dry-run a model to learn its taps' shapes; nothing of the model changes.
 
     Also notes how often each place is passed, and which tensors something later overwrites in
-    place (those are cloned when they are captured).
+    place (those are cloned when they are captured). ``sizes`` of images are tried before others.
     """
     taps = list(taps)
     if not taps:
         return Probe()
-    features, image = _dry_run(model, taps, owner, blank_rois, sizes)
-    shapes = {tap: [tensor.shape for tensor in features[tap]] for tap in taps}
+    features, image = _dry_run(model, taps, owner, (False, True), sizes)
+    shapes = {tap: [_batched(tensor.shape) for tensor in features[tap]] for tap in taps}
     return Probe(shapes, image, features.counts(), features.overwritten())
 
 
-def all_taps(model: nn.Module) -> list[tuple[str, list[Size]]]:
+def _batched(shape: Size) -> Size:
+    """The shape of what one image gives; some networks (LeNet) squeeze the axis of a single image away."""
+    return Size((1, *shape)) if len(shape) == 1 else shape
+
+
+def all_taps(model: nn.Module, sizes: Iterable[int | None] = ()) -> list[tuple[str, list[Size]]]:
     """Every place of a model that a forward passes, with the shapes of what it gives there.
 
     >>> from mmengine.model import BaseModel
@@ -95,38 +102,56 @@ def all_taps(model: nn.Module) -> list[tuple[str, list[Size]]]:
     [('stem', [torch.Size([1, 8, 64, 64])])]
     """
     taps = [Tap(name) for name, _ in model.named_modules() if name]
-    return _dry_run(model, taps, 'the model')[0].shapes()
+    return _dry_run(model, taps, 'the model', (True, False), sizes)[0].shapes()
 
 
 def _dry_run(
     model: nn.Module,
     taps: list[Tap],
     owner: str,
-    boxes: Callable[..., Rois] | None = None,
-    sizes: Sequence[int] = PROBE_SIZES,
+    roads: tuple[bool, bool],
+    sizes: Iterable[int | None],
 ) -> tuple[Features, int]:
     """What passed, and the size of the image.
 
-    Some heads run only on samples that a blank image has not; features can then still be extracted.
+    Args:
+        model: the model.
+        taps: what to read.
+        owner: the model's name in messages.
+        roads: whether heads are run, first and then. A model that begins without them is done as soon as
+            its features have answered all taps: some heads run only on samples that a blank image has
+            not, and some take gigabytes of them.
+        sizes: sizes of images to try first.
     """
-    failures = []
+    failures: list[str] = []
+    until = time.monotonic() + SECONDS
     with _at_rest(model):
-        for heads in (True, False) if hasattr(model, 'extract_feat') else (True,):
-            for size in sizes:
-                inputs, samples = blank_batch(model, size)
-                rois = boxes(taps, inputs) if boxes and heads else None
+        for heads in roads if hasattr(model, 'extract_feat') else (True,):
+            for size in sizes_to_try(model, sizes):
                 try:
-                    features = observe(
-                        model, taps, inputs, samples, rois=rois, owner=owner, heads=heads
-                    )
+                    features = _blank_run(model, taps, size, owner, heads, driven=not roads[0])
                 except InputError:
                     raise
                 except Exception as error:  # if nothing fits, all reasons are shown
                     failures.append(f'at {size} px {type(error).__name__}: {error}')
+                    if time.monotonic() > until:
+                        break
                     continue
-                if heads or boxes is None or all(features.passed(tap) for tap in taps):
+                if heads or roads[0] or all(features.passed(tap) for tap in taps):
                     return features, size
-    raise InputError(f'{owner} cannot be run on a black image: ' + '; '.join(failures))
+                break  # a tap lies in a head
+    raise InputError(
+        f'{owner} cannot be run on a black image: ' + '; '.join(dict.fromkeys(failures))
+    )
+
+
+def _blank_run(
+    model: nn.Module, taps: list[Tap], size: int, owner: str, heads: bool, driven: bool
+) -> Features:
+    """Run a model on a black image; ``driven``: a RoI head with taps on boxes of ours."""
+    inputs, samples = blank_batch(model, size)
+    rois = blank_rois(taps, inputs) if heads and driven else None
+    return observe(model, taps, inputs, samples, rois=rois, owner=owner, heads=heads)
 
 
 @contextmanager

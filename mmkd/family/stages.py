@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import InputError
 from .taps import Tap
 
 TASKS = {
@@ -21,6 +22,25 @@ def task_of(model: nn.Module) -> str:
     return next((TASKS[name] for name in names if name in TASKS), 'other')
 
 
+def backbone_of(model: nn.Module) -> str:
+    """The name of a model's backbone: ``backbone``, else the first module of a toolbox's ``backbones``.
+
+    An image retriever keeps it in its ``image_encoder``, a semi-supervised detector in its ``student``.
+
+    >>> backbone_of(nn.ModuleDict(dict(backbone=nn.ReLU())))
+    'backbone'
+    """
+    if isinstance(getattr(model, 'backbone', None), nn.Module):
+        return 'backbone'
+    for name, module in model.named_modules():
+        if name and 'backbones' in type(module).__module__.split('.'):
+            return name
+    raise InputError(
+        f'{type(model).__name__} has no backbone; say where to read it with tap=... '
+        '(tools/list_taps.py CONFIG prints all places)'
+    )
+
+
 def stage_taps(model: nn.Module) -> list[Tap]:
     """One tap for each stage of a model's backbone, shallow to deep.
 
@@ -28,12 +48,13 @@ def stage_taps(model: nn.Module) -> list[Tap]:
     ``stages.1``, ...; a transformer that lists its blocks in ``layers`` has four stages of as many
     blocks each. For any other backbone its outputs are taken.
     """
-    backbone: Any = model.backbone
+    name = backbone_of(model)
+    backbone: Any = model.get_submodule(name)
     if hasattr(backbone, 'res_layers'):
-        return [Tap(f'backbone.{name}') for name in backbone.res_layers]
+        return [Tap(f'{name}.{layer}') for layer in backbone.res_layers]
     if isinstance(getattr(backbone, 'stages', None), (nn.ModuleList, nn.Sequential)):
-        return [Tap(f'backbone.stages.{index}') for index in range(len(backbone.stages))]
+        return [Tap(f'{name}.stages.{index}') for index in range(len(backbone.stages))]
     blocks = getattr(backbone, 'layers', None)
     if isinstance(blocks, nn.ModuleList) and len(blocks) >= 4:
-        return [Tap(f'backbone.layers.{len(blocks) * i // 4 - 1}') for i in (1, 2, 3, 4)]
-    return [Tap('backbone')]
+        return [Tap(f'{name}.layers.{len(blocks) * i // 4 - 1}') for i in (1, 2, 3, 4)]
+    return [Tap(name)]

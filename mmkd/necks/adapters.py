@@ -40,26 +40,79 @@ def resize(feature: Tensor, size: tuple[int, int] | Size) -> Tensor:
     return F.interpolate(feature, tuple(size), mode='bilinear', align_corners=False)
 
 
-def as_map(feature: Tensor, what: str = 'the feature') -> Tensor:
+def as_map(feature: Tensor, what: str = 'the feature', image: int = 0) -> Tensor:
     """A feature as a map [B, C, H, W]: vectors become 1x1 maps, square token grids become maps.
 
-    A class token before a square grid is left out.
+    Tokens are [B, N, C]; [B, C, N] is taken where only that makes a square, or a finer one of natural stride.
+    Tokens before a square grid (a class token, a distillation token) are left out.
+
+    Args:
+        feature: the feature.
+        what: its name in messages.
+        image: the side of the image that it is of, if that is known.
 
     >>> import torch
-    >>> [tuple(as_map(torch.zeros(*s)).shape) for s in ((2, 8), (2, 49, 8), (2, 50, 8))]
-    [(2, 8, 1, 1), (2, 8, 7, 7), (2, 8, 7, 7)]
+    >>> [tuple(as_map(torch.zeros(*s)).shape) for s in ((2, 8), (2, 49, 8), (2, 50, 8), (2, 8, 49))]
+    [(2, 8, 1, 1), (2, 8, 7, 7), (2, 8, 7, 7), (2, 8, 7, 7)]
     """
     if feature.dim() == 4:
         return feature
     if feature.dim() == 2:
         return feature[:, :, None, None]
-    if feature.dim() == 3:
-        tokens = feature.shape[1]
-        for extra in (0, 1):
-            side = math.isqrt(tokens - extra)
-            if side * side == tokens - extra > 0:
-                return feature[:, extra:].transpose(1, 2).unflatten(2, (side, side))
-    raise InputError(
-        f'{what}: {tuple(feature.shape)} is no map [B, C, H, W], no vector [B, C] and no square '
-        'grid of tokens [B, N, C]; tap another module (tools/list_taps.py CONFIG prints shapes)'
-    )
+    tokens = _tokens_first(feature, image) if feature.dim() == 3 else None
+    if tokens is None:
+        raise InputError(
+            f'{what}: {tuple(feature.shape)} is no map [B, C, H, W], no vector [B, C] and no square '
+            'grid of tokens [B, N, C]; tap another module (tools/list_taps.py CONFIG prints shapes)'
+        )
+    side = grid_side(tokens.shape[1])
+    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def as_maps(
+    student: Tensor, teacher: Tensor, image: int = 0, what: str = 'the features'
+) -> tuple[Tensor, Tensor]:
+    """Both features as maps; as many tokens on both sides that make no square become columns.
+
+    A student that runs several branches of its own on a batch (TridentNet) is compared branch by branch.
+
+    >>> import torch
+    >>> [tuple(m.shape) for m in as_maps(torch.zeros(6, 12, 5), torch.zeros(2, 12, 7))]
+    [(6, 5, 12, 1), (6, 7, 12, 1)]
+    """
+    branches = student.shape[0] // teacher.shape[0]
+    if branches > 1 and student.dim() == teacher.dim():
+        teacher = teacher.repeat(branches, *(1 for _ in teacher.shape[1:]))
+    both = (student, teacher)
+    alike = all(f.dim() == 3 for f in both) and student.shape[1] == teacher.shape[1]
+    if alike and any(_tokens_first(f, image) is None for f in both):
+        return student.transpose(1, 2)[..., None], teacher.transpose(1, 2)[..., None]
+    return as_map(student, what, image), as_map(teacher, what, image)
+
+
+def grid_side(tokens: int) -> int:
+    """The side of the square grid that tokens make, up to two tokens before it left out; 0 for none.
+
+    >>> grid_side(197), grid_side(196), grid_side(195)
+    (14, 14, 0)
+    """
+    for extra in (0, 1, 2):
+        side = math.isqrt(max(tokens - extra, 0))
+        if side * side == tokens - extra > 0:
+            return side
+    return 0
+
+
+def _tokens_first(feature: Tensor, image: int) -> Tensor | None:
+    """A feature as [B, N, C] where N makes a square grid; None where it has none."""
+    first, last = (grid_side(size) for size in feature.shape[1:])
+    if first and last:
+        return (
+            feature.transpose(1, 2) if _natural(last, image) > _natural(first, image) else feature
+        )
+    return feature if first else feature.transpose(1, 2) if last else None
+
+
+def _natural(side: int, image: int) -> bool:
+    """Whether patches of 14 or a power of two cut an image's side into as many."""
+    return image % side == 0 and image // side in (1, 2, 4, 8, 14, 16, 32, 64)

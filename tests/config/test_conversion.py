@@ -123,3 +123,15 @@ def test_a_teacher_for_self_methods_is_refused(monkeypatch):
     monkeypatch.setattr(PKD, 'needs_teacher', False)
     with pytest.raises(InputError, match='self-method and takes no teacher'):
         mmkd.distill(STUDENT, 'pkd', **TEACHER)
+
+
+@pytest.mark.parametrize(
+    ('source', 'size'),
+    [
+        ('mmpretrain::lenet/lenet5_mnist.py', 32),
+        ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', None),
+    ],
+)
+def test_the_size_of_small_images_is_handed_on_for_dry_runs(source, size):
+    cfg = mmkd.distill(source, 'pkd', teacher='t.py', checkpoint='t.pth')
+    assert cfg.model.get('image_size') == size

@@ -231,3 +231,24 @@ def test_which_teacher_must_be_said_where_there_are_several():
 def test_method_names_that_would_collide_are_refused(name):
     with pytest.raises(InputError, match=r'the name .* cannot be used'):
         h.distiller(h.retinanet(), h.retinanet(), **{name: PKD})
+
+
+def test_what_a_head_overwrites_is_cloned_from_the_second_iteration_on():
+    model = h.distiller(h.retinanet(), h.retinanet(), scaled=dict(type=Scaled))
+    model.bbox_head.register_forward_pre_hook(
+        lambda head, args: [x.relu_() for x in args[0]] and None
+    )
+    assert model.distillation._probed.overwritten == set()
+    h.losses_of(model, 'retinanet')
+    assert model.distillation._probed.overwritten == {('neck', 'output')}
+    seen = []
+    model.distillation.scaled.distance = lambda s, t: seen.append(s.min()) or s.sum()
+    h.losses_of(model, 'retinanet')
+    assert min(seen) < 0
+
+
+@pytest.mark.parametrize('size', [0, -1, 'large', 1.5])
+def test_a_wrong_size_of_image_is_named(size):
+    with pytest.raises(InputError, match=r'image_size=.*; needed: a number of pixels, or None'):
+        h.build(dict(type='mmkd.Distiller', student=h.classifier(), image_size=size,
+                     methods=dict(sfr=dict(type='mmkd.SFR'))))  # fmt: skip

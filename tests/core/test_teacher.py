@@ -150,3 +150,10 @@ def test_the_summary_counts_parameters():
     guide = teacher()
     count = sum(p.numel() for p in guide.model.parameters())
     assert f'{count / 1e6:.2f} M parameters' in guide.summary()
+
+
+@pytest.mark.parametrize('family', h.FAMILIES)
+def test_the_checkpoint_that_a_family_writes_is_clean(family, tmp_path):
+    """tests/test_families.py sees to those that rebuild a part of their state, as Swin V2 does."""
+    config = h.FAMILIES[family]()
+    Teacher(config, saved(tmp_path / 't.pth', config))

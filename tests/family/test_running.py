@@ -51,3 +51,50 @@ def test_a_model_that_cannot_be_run_says_why():
     model.forward = Broken().forward
     with pytest.raises(InputError, match=r'the student cannot be run.*128 px TypeError: no'):
         probe(model, [Tap('0')], 'the student')
+
+
+class Detector(torch.nn.Module):
+    """Its head needs samples that a blank image has not."""
+
+    def __init__(self, size=None):
+        super().__init__()
+        self.backbone, self.head = torch.nn.Conv2d(3, 4, 4, stride=4), torch.nn.ReLU()
+        self.size, self.tried = size, []
+
+    def extract_feat(self, inputs):
+        self.tried.append(inputs.shape[-1])
+        if self.size not in (None, inputs.shape[-1]):
+            raise ValueError('wrong size')
+        return self.backbone(inputs)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        self.head(self.extract_feat(inputs))
+        raise KeyError('no boxes')
+
+
+def test_heads_do_not_run_for_taps_before_them():
+    assert probe(Detector(), [Tap('backbone')]).shapes[Tap('backbone')] == [(1, 4, 32, 32)]
+    with pytest.raises(InputError, match=r"cannot be run.*KeyError: 'no boxes'"):
+        probe(Detector(), [Tap('head')])
+
+
+def test_given_sizes_are_tried_first():
+    model = Detector(size=64)
+    assert probe(model, [Tap('backbone')], sizes=[32, 64]).image == 64
+    assert model.tried == [32, 64]
+
+
+def test_no_further_size_is_tried_when_time_is_up(monkeypatch):
+    monkeypatch.setattr('mmkd.family.running.SECONDS', -1)
+    model = Detector(size=64)
+    with pytest.raises(InputError, match='at 128 px ValueError: wrong size'):
+        probe(model, [Tap('backbone')])
+    assert model.tried.count(128) == len(model.tried)
+
+
+def test_the_axis_of_a_single_image_that_is_squeezed_away_comes_back():
+    class Squeezing(Detector):
+        def extract_feat(self, inputs):
+            return self.head(self.backbone(inputs).mean((2, 3)).squeeze())
+
+    assert probe(Squeezing(), [Tap('head')]).shapes[Tap('head')] == [(1, 4)]

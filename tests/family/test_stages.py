@@ -4,7 +4,8 @@ import helpers as h
 import pytest
 from torch import nn
 
-from mmkd.family.stages import stage_taps, task_of
+from mmkd import InputError
+from mmkd.family.stages import backbone_of, stage_taps, task_of
 
 TASKS = {'classifier': 'classification', 'segmentor': 'segmentation'}
 STAGES = {'rtmdet': ['backbone']}
@@ -43,3 +44,12 @@ def with_blocks(count):
 def test_stages_of_transformers(model, stages):
     expected = [f'backbone.{name}' for name in stages] or ['backbone']
     assert [tap.at for tap in stage_taps(model())] == expected
+
+
+def test_the_backbone_is_found_where_it_is_called_otherwise():
+    retriever = nn.Module()
+    retriever.image_encoder = nn.Sequential(h.build(h.classifier()).backbone, nn.ReLU())
+    assert backbone_of(retriever) == 'image_encoder.0'
+    assert [tap.at for tap in stage_taps(retriever)][-1] == 'image_encoder.0.layer4'
+    with pytest.raises(InputError, match=r'ReLU has no backbone; say where to read it with tap='):
+        backbone_of(nn.ReLU())

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmkd.errors import InputError
-from mmkd.necks.adapters import Adapter, as_map, resize
+from mmkd.necks.adapters import Adapter, as_map, as_maps, resize
 
 
 def test_channels_are_projected_position_by_position():
@@ -45,9 +45,49 @@ def test_tokens_lie_row_by_row(class_token):
     assert torch.equal(got[1, :, 1, 2], tokens[1, class_token + 5])
 
 
-@pytest.mark.parametrize('shape', [(4,), (2, 8, 16), (2, 1, 3, 4, 4)])
+@pytest.mark.parametrize('shape', [(4,), (2, 8, 15), (2, 1, 3, 4, 4)])
 def test_what_is_no_map_is_named(shape):
     with pytest.raises(InputError) as error:
         as_map(torch.zeros(shape), 'the third level')
     words = ['the third level', str(shape), 'no map [B, C, H, W]', 'tools/list_taps.py']
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'image', 'size'),
+    [
+        ((2, 196, 768), 224, (768, 14, 14)),
+        ((2, 768, 196), 224, (768, 14, 14)),  # MLP-Mixer-B
+        (
+            (2, 1024, 196),
+            224,
+            (1024, 14, 14),
+        ),  # MLP-Mixer-L: 1024 is a square too, of no natural stride
+        ((2, 197, 1024), 224, (1024, 14, 14)),  # ViT-L
+        ((2, 198, 192), 224, (192, 14, 14)),  # DeiT with a distillation token
+        ((2, 3136, 64), 224, (64, 56, 56)),
+        ((2, 448, 49), 0, (448, 7, 7)),  # EfficientFormer
+    ],
+)
+def test_tokens_of_either_layout_become_maps(shape, image, size):
+    assert tuple(as_map(torch.zeros(shape), image=image).shape) == (2, *size)
+
+
+def test_tokens_and_channels_are_not_mixed():
+    tokens = torch.randn(2, 16, 7)
+    assert torch.equal(as_map(tokens.transpose(1, 2)), as_map(tokens))
+
+
+def test_as_many_tokens_without_a_grid_are_compared_one_by_one():
+    student, teacher = torch.randn(2, 12, 7), torch.randn(2, 12, 8)
+    ours, theirs = as_maps(student, teacher)
+    assert torch.equal(ours[:, :, 3, 0], student[:, 3])
+    assert torch.equal(theirs[:, :, 3, 0], teacher[:, 3])
+    with pytest.raises(InputError, match=r'\(2, 12, 7\) is no map'):
+        as_maps(student, torch.randn(2, 14, 8))
+
+
+def test_branches_are_each_compared_with_the_teacher():
+    branches, teacher = torch.randn(6, 4, 2, 2), torch.randn(2, 4, 2, 2)
+    _, theirs = as_maps(branches, teacher)
+    assert torch.equal(theirs, torch.cat([teacher] * 3))

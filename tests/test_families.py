@@ -1,0 +1,84 @@
+"""Families of different structure, in small, train one step by pkd: a fast part of the compatibility sweep."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from mmkd.family.sizes import pipeline_size
+
+SWEEP = Path(__file__).parents[1] / 'benchmarks/compatibility/sweep.py'
+THIN = {'backbone.depth': 18, 'backbone.base_channels': 8, 'neck.in_channels': [8, 16, 32, 64]}
+NARROW = {'neck.out_channels': 16, 'bbox_head.in_channels': 16, 'bbox_head.feat_channels': 16}
+SMALL = {
+    'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': {
+        **THIN, 'rpn_head.num_proposals': 10,
+        'roi_head.num_stages': 1, 'roi_head.stage_loss_weights': [1], 'test_cfg.rcnn.max_per_img': 5,
+    },
+    'yolact/yolact_r50_1xb8-55e_coco.py': {**THIN, **NARROW, 'mask_head.in_channels': 16},
+    'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py': {
+        **THIN, **NARROW, 'bbox_head.norm_cfg': dict(type='GN', num_groups=4),
+        'mask_head.mask_feature_head.in_channels': 16, 'mask_head.mask_feature_head.feat_channels': 16,
+    },
+    'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py': {},
+    'detr/detr_r18_8xb2-500e_coco.py': {
+        'backbone.base_channels': 8, 'neck.in_channels': [64], 'num_queries': 10, 'test_cfg.max_per_img': 5,
+        'encoder.num_layers': 1, 'decoder.num_layers': 1,
+    },
+    'mlp_mixer/mlp-mixer-base-p16_64xb64_in1k.py': {
+        'backbone.arch': dict(embed_dims=64, num_layers=2, tokens_mlp_dims=16, channels_mlp_dims=32),
+        'head.in_channels': 64,
+    },
+    'efficientformer/efficientformer-l1_8xb128_in1k.py': {
+        'backbone.arch': dict(
+            layers=[1, 1, 1, 2], embed_dims=[8, 16, 24, 32], downsamples=[False, True, True, True], vit_num=1
+        ),
+        'head.in_channels': 32, 'head.distillation': False,
+    },
+    'swin_transformer_v2/swinv2-tiny-w8_16xb64_in1k-256px.py': {
+        'backbone.arch': dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8],
+                              extra_norm_every_n_blocks=0),
+        'head.in_channels': 128,
+    },
+    'arcface/resnet50-arcface_8xb32_inshop.py': {},
+    'lenet/lenet5_mnist.py': {},
+    'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py': {},
+    'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py': {},
+    'icnet/icnet_r18-d8_4xb2-80k_cityscapes-832x832.py': {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def sweep():
+    spec = importlib.util.spec_from_file_location('sweep', SWEEP)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def toolbox_of(sweep, config):
+    return next(
+        t for t in sweep.SIZES if config in sweep.every_config(t).get(config.split('/')[0], ())
+    )
+
+
+def small(sweep, toolbox, config, changes):
+    """A config in small."""
+    cfg = sweep.student_of(toolbox, config)
+    if 'sparse' in config:
+        cfg.model.roi_head.bbox_head = cfg.model.roi_head.bbox_head[:1]
+    if 'arcface' in config:
+        cfg.model.image_encoder[0].update(depth=18, base_channels=8)
+        cfg.model.head.in_channels = 64
+    if 'backbone.arch' in changes:
+        cfg.model.backbone.pop('arch')  # its name gives way to its numbers
+    cfg.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+    return cfg
+
+
+@pytest.mark.parametrize('config', SMALL)
+def test_it_trains_by_pkd(sweep, config):
+    toolbox = toolbox_of(sweep, config)
+    cfg = small(sweep, toolbox, config, SMALL[config])
+    size = pipeline_size(cfg) if toolbox == 'mmpretrain' else 128
+    assert sweep.one_step(toolbox, cfg, 'pkd', size).startswith('ok')
