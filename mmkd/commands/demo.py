@@ -26,8 +26,9 @@ from mmengine.utils import get_installed_path
 from rich.console import Console
 from rich.table import Table
 
-        'import pathlib, runpy, sys;'
-        f"runpy.run_path({str(Path(torchvision_cure.__file__))!r})['install']();"
+from .. import torchvision_cure
+from ..datasets import CLASSES, ShapesSpec, make_shapes
+from ..errors import InputError
 from ..family.building import build_model, load_config, model_config
 from ..files.checkpoints import read_checkpoint, weights_of
 from ..files.writing import latest_checkpoint, write_whole
@@ -289,13 +290,8 @@ def _plain_test(config: str, trained: Path, folder: Path) -> list[str]:
     """
     tool = Path(get_installed_path('mmdet'), '.mim/tools/test.py')
     code = (
-<<<<<<< HEAD
         'import pathlib, runpy, sys;'
-        f"runpy.run_path({str(Path(__file__).parents[1] / 'compat.py')!r})['cure_torchvision']();"
-=======
-        'import runpy, sys;'
         f"runpy.run_path({str(Path(torchvision_cure.__file__))!r})['install']();"
->>>>>>> w-families
         "sys.modules['mmkd'] = None;"
         f"weights = pathlib.Path({str(trained)!r}, 'last_checkpoint').read_text().strip();"
         f"sys.argv = [{str(tool)!r}, {config!r}, weights, '--work-dir', {str(folder)!r}];"
