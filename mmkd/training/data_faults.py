@@ -1,4 +1,4 @@
-"""Faults of data, workers and disks in the middle of training: one message with the file and the cure."""
+"""Faults in the middle of training, of data, workers, disks and losses: one message with cause and cure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
+from ..core.checks import refuse_nonfinite
+from ..core.distiller import Distiller
 from ..errors import InputError, reason_of
 from ..family.heads import class_count
 from ..files.data import SMALL, check_annotations
@@ -64,6 +66,15 @@ class FaultHook(Hook):
 
     def _after_iter(self, runner: Runner, *batch: Any, **mode: Any) -> None:
         self.started = True
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """A plain student's losses must be finite, too; a loss scaler leaves out those that are not."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        scaled = hasattr(runner.optim_wrapper, 'loss_scaler')
+        if not (scaled or isinstance(bare(runner), Distiller)):
+            refuse_nonfinite({k: v for k, v in (outputs or {}).items() if 'loss' in k})
 
 
 def watch(dataset: Any) -> None:

@@ -275,6 +275,14 @@ def test_a_frozen_tap_is_answered(shapes, tmp_path):
     assert text.startswith('a/loss: its gradient does not reach the student')
 
 
+def test_losses_of_plain_training_that_are_not_finite_stop_it(shapes, tmp_path):
+    cfg = h.runner_config('classifier', tmp_path, shapes)
+    cfg.optim_wrapper.optimizer.lr = float('nan')
+    with pytest.raises(FloatingPointError, match='not finite: loss = nan'):
+        train(training_config(cfg))
+    assert not list(tmp_path.glob('*.pth'))
+
+
 # -- logs ------------------------------------------------------------------------------------------
 
 
