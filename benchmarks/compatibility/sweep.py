@@ -52,15 +52,20 @@ def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
 
 def every_config(toolbox: str) -> dict[str, list[str]]:
     """The configs of each folder, by folder."""
-    from mmengine.utils import get_installed_path
-
-    root = Path(get_installed_path(toolbox), '.mim/configs')
+    root = root_of(toolbox)
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.name[0] != '_'):
         paths = sorted(folder.glob('[!_]*.py')) or sorted(folder.glob('*/[!_]*.py'))
         if paths:
             found[folder.name] = [str(path.relative_to(root)) for path in paths]
     return found
+
+
+def root_of(toolbox: str) -> Path:
+    """Where a toolbox has its configs."""
+    from mmengine.utils import get_installed_path
+
+    return Path(get_installed_path(toolbox), '.mim/configs')
 
 
 def choose(toolbox: str, configs: list[str], pick: str) -> str:
@@ -91,7 +96,7 @@ def student_of(toolbox: str, config: str) -> Any:
     """A config whose model has nothing that a single CPU process lacks."""
     from mmkd.family.building import load_config, model_config
 
-    cfg = load_config(f'{toolbox}::{config}')
+    cfg = load_config(root_of(toolbox) / config)
     cfg.model = model_config(cfg)
     plain(cfg.model)
     return cfg
@@ -108,7 +113,7 @@ def plain(node: Any) -> None:
                 node[key] = min(node[key], 50)
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
-            if isinstance(value, dict) and value.get('type') == 'Pretrained':
+            if isinstance(value, dict) and 'checkpoint' in value:
                 node[key] = None
             elif key == 'pretrained' and value:
                 node[key] = False if value is True else None
