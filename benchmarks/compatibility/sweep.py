@@ -108,8 +108,8 @@ def plain(node: Any) -> None:
         node.pop('batch_augments', None)  # some pad or resize every batch to what the paper had
         if node.get('type') in ('SyncBN', 'MMSyncBN'):
             node['type'] = 'BN'
-        for key in ('num', 'max_per_img'):  # boxes of a sampler, of proposals, of predictions
-            if isinstance(node.get(key), int):
+        for key in ('num', 'max_per_img'):  # boxes of a sampler, of proposals
+            if isinstance(node.get(key), int) and (key == 'num' or 'nms_pre' in node):
                 node[key] = min(node[key], 50)
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
@@ -137,8 +137,9 @@ def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
         )
         for sample in data['data_samples']:
             sample.gt_instances.labels.zero_()  # some detect one class only
-            boxes = sample.gt_instances.bboxes
-            sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
+            if not hasattr(model, 'rpn_head'):  # then proposals come from a file
+                boxes = sample.gt_instances.bboxes
+                sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
         return data
     shape = (channels_of_images(model), size, size)
     images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]
