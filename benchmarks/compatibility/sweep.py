@@ -52,15 +52,20 @@ def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
 
 def every_config(toolbox: str) -> dict[str, list[str]]:
     """The configs of each folder, by folder."""
-    from mmengine.utils import get_installed_path
-
-    root = Path(get_installed_path(toolbox), '.mim/configs')
+    root = root_of(toolbox)
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.name[0] != '_'):
         paths = sorted(folder.glob('[!_]*.py')) or sorted(folder.glob('*/[!_]*.py'))
         if paths:
             found[folder.name] = [str(path.relative_to(root)) for path in paths]
     return found
+
+
+def root_of(toolbox: str) -> Path:
+    """Where a toolbox has its configs."""
+    from mmengine.utils import get_installed_path
+
+    return Path(get_installed_path(toolbox), '.mim/configs')
 
 
 def choose(toolbox: str, configs: list[str], pick: str) -> str:
@@ -91,7 +96,7 @@ def student_of(toolbox: str, config: str) -> Any:
     """A config whose model has nothing that a single CPU process lacks."""
     from mmkd.family.building import load_config, model_config
 
-    cfg = load_config(f'{toolbox}::{config}')
+    cfg = load_config(root_of(toolbox) / config)
     cfg.model = model_config(cfg)
     plain(cfg.model)
     return cfg
@@ -103,12 +108,12 @@ def plain(node: Any) -> None:
         node.pop('batch_augments', None)  # some pad or resize every batch to what the paper had
         if node.get('type') in ('SyncBN', 'MMSyncBN'):
             node['type'] = 'BN'
-        for key in ('num', 'max_per_img'):  # boxes of a sampler, of proposals, of predictions
-            if isinstance(node.get(key), int):
+        for key in ('num', 'max_per_img'):  # boxes of a sampler, of proposals
+            if isinstance(node.get(key), int) and (key == 'num' or 'nms_pre' in node):
                 node[key] = min(node[key], 50)
         for key in ('pretrained', 'init_cfg'):
             value = node.get(key)
-            if isinstance(value, dict) and value.get('type') == 'Pretrained':
+            if isinstance(value, dict) and 'checkpoint' in value:
                 node[key] = None
             elif key == 'pretrained' and value:
                 node[key] = False if value is True else None
@@ -132,8 +137,9 @@ def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
         )
         for sample in data['data_samples']:
             sample.gt_instances.labels.zero_()  # some detect one class only
-            boxes = sample.gt_instances.bboxes
-            sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
+            if not hasattr(model, 'rpn_head'):  # then proposals come from a file
+                boxes = sample.gt_instances.bboxes
+                sample.proposals = InstanceData(bboxes=boxes, scores=boxes.new_ones(len(boxes)))
         return data
     shape = (channels_of_images(model), size, size)
     images = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(2)]

@@ -187,7 +187,6 @@ class FeatureMethod(Method):
         """Build an adapter for each level."""
         assert teacher is not None
         for (what, shape), (_, target) in self.paired_levels(student, teacher):
-            self._shapes.append(shape)
             self.adapters.append(self._adapter(what, shape, target, student.image))
         refuse_other_logits(self.label, student, teacher, self.level_taps)
         if self.compares_positions:
@@ -207,6 +206,7 @@ class FeatureMethod(Method):
                 f'{_names(target_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs '
                 'with tap=dict(at=..., levels=[...]) and teacher_tap=dict(at=..., levels=[...])'
             )
+        self._shapes = [shape for _, shape in ours]
         return list(zip(ours, theirs))
 
     def forward(self, step: Step) -> dict[str, Tensor]:
@@ -257,7 +257,7 @@ def as_probed(tensors: list[Tensor], shapes: list[Size]) -> list[Tensor]:
     >>> [t.shape[1] for t in as_probed([torch.zeros(2, c, 1, 1) for c in (8, 4)], [Size((1, 4, 1, 1))])]
     [4]
     """
-    if len(tensors) <= len(shapes):
+    if not shapes or len(tensors) <= len(shapes):
         return tensors
     waiting, kept = list(shapes), []
     for tensor in tensors:

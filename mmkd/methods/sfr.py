@@ -16,7 +16,7 @@ from ..core.step import Side, Step
 from ..errors import InputError
 from ..family.boxes import annotated_boxes
 from ..family.heads import head_kind, is_sigmoid, logit_taps
-from ..family.stages import stage_taps, task_of
+from ..family.stages import backbone_of, stage_taps, task_of
 from ..family.taps import Tap, parse_taps
 from ..losses.smoothing import LabelLoss
 from ..losses.transport import box_weights, even_window, transport_loss
@@ -221,13 +221,10 @@ def _smoothable(head: nn.Module, loss: Any) -> bool:
 
 def default_stages(student: nn.Module) -> list[Tap]:
     """Where a model's stages are, shallow to deep."""
-    if not isinstance(getattr(student, 'backbone', None), nn.Module):
-        raise InputError(
-            f'SFR: {type(student).__name__} has no backbone; name its stages with tap=[...]'
-        )
+    name = backbone_of(student)
     maps = task_of(student) in ('detection', 'segmentation')
-    if maps and not hasattr(student.backbone, 'res_layers'):
-        return [Tap('backbone')]  # inside, transformers hand on tokens of grids that are not square
+    if maps and not hasattr(student.get_submodule(name), 'res_layers'):
+        return [Tap(name)]  # inside, transformers hand on tokens of grids that are not square
     return stage_taps(student)
 
 

@@ -364,6 +364,6 @@ def test_windows_are_even_by_default(size, window, at):
 
 
 def test_a_model_without_a_backbone_is_answered():
-    with pytest.raises(InputError, match='Linear has no backbone; name its stages with tap='):
+    with pytest.raises(InputError, match='Linear has no backbone; say where to read it with tap='):
         default_stages(torch.nn.Linear(1, 1))
     assert SFR().needs_teacher is False
