@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ LEAST_OVERLAP = 0.5
 """A box is right if its class is and its overlap with an object, which no surer box has, is this."""
 
 COLUMNS = dict(truth='truth', alone='student alone', distilled='distilled', teacher='teacher')
+DETECTORS = ('alone', 'distilled', 'teacher')
 GREEN, RED, YELLOW = '#12a150', '#e5173f', '#ffd400'
 WIDTH, PANEL, TABLE = 9.6, 2.5, 2.6
 """Inches: the picture's width, the height of a row of panels and of the table."""
@@ -157,12 +158,29 @@ def _sides(images: Sequence[Compared]) -> tuple[list[Compared], list[Compared]]:
 
 def _caption(images: Sequence[Compared], score: float) -> str:
     every, shown = ([len(side) for side in _sides(some)] for some in (images, choose(images)))
+    overall = {d: pooled(image.detectors[d] for image in images).f1 for d in DETECTORS}
+    scores = ', '.join(f'{COLUMNS[detector]} {f1:.2f}' for detector, f1 in overall.items())
     return (
-        f'Boxes of score {score} and more. Of {len(images)} images the distilled student is better on '
-        f'{every[0]}, the student alone on {every[1]} (F1 at IoU {LEAST_OVERLAP}).\n'
-        f'Shown are {shown[0]} of the first and {shown[1]} of the second, in that proportion, those of '
-        'the greatest difference.'
+        f'Boxes of score {score} and more; F1 at IoU {LEAST_OVERLAP} over all {len(images)} images: {scores}.\n'
+        f'The distilled student is better on {every[0]} images, the student alone on {every[1]}; shown '
+        f'are {shown[0]} of the first\nand {shown[1]} of the second, in that proportion, those of the '
+        'greatest difference.'
     )
+
+
+def pooled(found: Iterable[Judged]) -> Judged:
+    """What a detector found on many images, as if they were one.
+
+    >>> ring = Box('ring', (0, 0, 1, 1))
+    >>> pooled([Judged(right=[ring]), Judged(missed=[ring, ring])]).f1
+    0.5
+    """
+    result = Judged()
+    for judged in found:
+        result.right += judged.right
+        result.wrong += judged.wrong
+        result.missed += judged.missed
+    return result
 
 
 def _by_image(
@@ -195,9 +213,9 @@ def draw_comparison(
         caption: the sentence below the panels.
         table: rows of a name and the AP alone, distilled and of the teacher, all classes first.
     """
-    height = PANEL * len(chosen) + TABLE + 1.4
+    height = PANEL * len(chosen) + TABLE + 1.65
     figure = Figure(figsize=(WIDTH, height), dpi=110, facecolor='white')
-    top, bottom = 1 - 0.45 / height, (TABLE + 0.95) / height
+    top, bottom = 1 - 0.45 / height, (TABLE + 1.2) / height
     grid = figure.add_gridspec(
         len(chosen),
         len(COLUMNS),
@@ -215,16 +233,16 @@ def draw_comparison(
             _panel(axes, pixels, image, detector)
             if row == 0:
                 axes.set_title(_title(detector, table), fontsize=11, fontweight='bold')
-    below = bottom - 0.38 / height
+    below = bottom - 0.5 / height
     _legend(figure, below)
-    figure.text(0.04, below - 0.14 / height, caption, fontsize=8.5, va='top')
+    figure.text(0.04, below - 0.06 / height, caption, fontsize=8.5, va='top')
     _table(figure.add_axes((0.04, 0.1 / height, 0.95, (TABLE - 0.1) / height)), table)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture)
 
 
 def _title(detector: str, table: Sequence[tuple[str, float, float, float]]) -> str:
-    every = dict(zip(('alone', 'distilled', 'teacher'), table[0][1:]))
+    every = dict(zip(DETECTORS, table[0][1:]))
     return COLUMNS[detector] + (f'  AP {every[detector]:.3f}' if detector in every else '')
 
 
@@ -237,31 +255,57 @@ def _panel(axes: Axes, pixels: np.ndarray, image: Compared, detector: str) -> No
             'distilled better' if image.gain > 0 else 'alone better' if image.gain < 0 else 'equal'
         )
         axes.set_ylabel(side, fontsize=9)
-        _boxes(axes, image.truth, 'white')
+        _boxes(axes, {'white': image.truth}, len(pixels))
         return
     judged = image.detectors[detector]
-    _boxes(axes, judged.missed, YELLOW, '--', named=False)
-    _boxes(axes, judged.wrong, RED)
-    _boxes(axes, judged.right, GREEN)
+    _boxes(axes, {YELLOW: judged.missed, RED: judged.wrong, GREEN: judged.right}, len(pixels))
     counts = [len(boxes) for boxes in (judged.right, judged.wrong, judged.missed)]
     axes.set_xlabel('{} right, {} wrong, {} missed'.format(*counts), fontsize=8.5, labelpad=2)
 
 
-def _boxes(
-    axes: Axes, boxes: Sequence[Box], colour: str, style: str = '-', named: bool = True
-) -> None:
-    for box in boxes:
-        left, top, width, height = box.place
-        edge = Rectangle((left, top), width, height, fill=False, lw=1.8, ls=style, ec=colour)
-        edge.set_path_effects([withStroke(linewidth=3.2, foreground='black', alpha=0.55)])
-        axes.add_patch(edge)
-        if named:
-            text = box.name if box.score is None else f'{box.name} {box.score:.2f}'
-            ink = 'black' if colour == 'white' else 'white'
-            back = dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.9)
-            axes.text(
-                left, max(top, 7), text, fontsize=7, color=ink, va='bottom', bbox=back, clip_on=True
-            )
+def _boxes(axes: Axes, boxes: Mapping[str, Sequence[Box]], size: int) -> None:
+    """Boxes by colour, the last on top, and their names, of which the last have the first choice."""
+    taken: list[tuple[float, float]] = []
+    for order, (colour, some) in enumerate(reversed([*boxes.items()])):
+        for box in some:
+            left, top, width, height = box.place
+            style = '--' if colour == YELLOW else '-'
+            edge = Rectangle((left, top), width, height, fill=False, lw=1.8, ls=style, ec=colour)
+            edge.set_path_effects([withStroke(linewidth=3.2, foreground='black', alpha=0.55)])
+            edge.set_zorder(3 - order / 10)
+            axes.add_patch(edge)
+            if colour != YELLOW:
+                _name(axes, box, colour, label_place(box, size, taken))
+
+
+def label_place(box: Box, size: int, taken: list[tuple[float, float]]) -> tuple[float, float]:
+    """Where a box's name begins: above the box, or at the first free line along its left edge.
+
+    >>> taken = []
+    >>> box = Box('ring', (10, 20, 40, 40))
+    >>> label_place(box, 128, taken), label_place(box, 128, taken)
+    ((10, 20), (10, 60))
+    """
+    left, top, _, height = box.place
+    line, wide = size / 12, size / 2.8
+    first, last = max(top, line), min(top + height, size)
+    rows = [first, last, *(first + n * line for n in (1, 2, 3)), last - line]
+    free = [
+        (left, row)
+        for row in rows
+        if all(abs(row - y) > 0.99 * line or abs(left - x) >= wide for x, y in taken)
+    ]
+    place = (free or [(left, rows[0])])[0]
+    taken.append(place)
+    return place
+
+
+def _name(axes: Axes, box: Box, colour: str, place: tuple[float, float]) -> None:
+    text = box.name if box.score is None else f'{box.name} {box.score:.2f}'
+    ink = 'black' if colour == 'white' else 'white'
+    back = dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.9)
+    drawn = axes.text(*place, text, fontsize=7, color=ink, va='bottom', bbox=back, clip_on=True)
+    drawn.set_zorder(4)
 
 
 def _legend(figure: Figure, height: float) -> None:

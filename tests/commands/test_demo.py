@@ -255,7 +255,7 @@ def test_the_whole_demonstration_with_stand_ins(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert (tmp_path / 'out/comparison.png').is_file()
     assert json.loads((tmp_path / 'out/results.json').read_text()) == all_metrics()
-    for part in ('M parameters', 'Of 8 images', 'comparison.png', 'epoch_12.pth', 'yes'):
+    for part in ('M parameters', 'over all 8 images', 'comparison.png', 'epoch_12.pth', 'yes'):
         assert part in said
     assert sys.warnoptions == [] or 'Warning' not in said
 
