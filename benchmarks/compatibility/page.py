@@ -14,14 +14,19 @@ REASONS = {
     r'multi-modal dependencies': 'needs the packages of mmpretrain[multimodal]',
     r'cannot be downloaded|urlopen|resolve|HTTP|Max retries': 'needs weights from the network',
     r"'NoneType' object has no attribute 'loss'": 'a backbone without a head: nothing is trained',
+    r'data_preprocessor.py:498': 'semi-supervised: takes labelled and unlabelled images in branches',
     r"no attribute 'mask'|4D input|'list' object has no|simclr|6 channels": (
         'self-supervised: takes several views or masks of an image, and no labels'
     ),
     r"doesn't support (to train|training)": 'its head is for distilled models, which mmpretrain cannot train',
     r"^KeyError: 'model'|KeyError: 'test_pipeline'": 'no config of a model that mmengine can read',
     r'not in the mmdet::model registry': 'names a class that mmdet lacks',
-    r'track processor|trackprocessor|TrackDataSample': 'a tracker: takes videos',
+    r'track processor|trackprocessor|TrackDataSample': 'a tracker or segmentor of videos: takes several frames',
     r'lap is not installed': 'needs the package lap',
+    r'sklearn|fairscale|timm|transformers is not|required packages': 'needs another package',
+    r'KnowledgeDistillation': 'a distillation already, whose teacher is a file of the source folder of mmdet',
+    r'reid|linear.py': 'takes images of one size only',
+    r'san_head': 'its init_weights fails without downloaded weights',
     r'lazy_import': 'its files are of two styles, which mmengine does not mix',
     r'list_eval_partition': "its prediction reads the data set's prototypes",
     r"SSDHead.*'loss_cls'": "SSD's prediction has a defect in this mmdet",
@@ -76,5 +81,5 @@ def short(reply: str) -> str:
     """An answer fit for a table: why, in a sentence, where that is known."""
     known = next((why for pattern, why in REASONS.items() if re.search(pattern, reply)), '')
     if reply.startswith('ok,'):
-        return f'yes ({known or "its prediction fails alone too"})'
+        return f'yes ({known or "does not predict: " + reply.split("predict: ")[-1][:120]})'
     return known or reply.replace('|', '/').split('; ')[0][:160]
