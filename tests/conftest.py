@@ -18,6 +18,11 @@ import mmkd  # noqa: F401
 from mmkd.datasets import ShapesSpec, make_shapes
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before workers start: in a new environment yapf writes a cache, which another process would read half."""
+    import yapf.yapflib.yapf_api  # noqa: F401
+
+
 @pytest.fixture(autouse=True, scope='session')
 def _quick() -> Iterator[None]:
     """Half of what a small Runner takes, saved: configs are not laid out, imports not searched for garbage."""

@@ -57,6 +57,9 @@ echo 'import mmkd_torchvision_cure; mmkd_torchvision_cure.install()' >"$site/mmk
 
 has 'import cv2' || apt_install libgl1 libglib2.0-0
 
+# it writes a cache when it is first imported, which ranks or workers that start together would read half
+"$py" -c 'import yapf.yapflib.yapf_api'
+
 say 'checking the result'
 "$py" tools/doctor.py
 touch "$stamp"
