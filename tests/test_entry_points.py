@@ -58,6 +58,7 @@ class Case:
         good = folder / 'good.pth'
         torch.save(dict(state_dict=h.build(model_config(cfg)).state_dict()), good)
         cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size = 1, 4
+        cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # `compare` reads its log
         for part in ('train', 'val', 'test'):
             cfg[f'{part}_dataloader'].dataset.indices = 4
         if place == 'load_from':
@@ -90,6 +91,10 @@ class Case:
             method='pkd',
             out=str(folder / 'out'),
             work_dir=str(folder / 'work'),
+            arms=['pkd'],
+            seeds=['0'],
+            metric=None,
+            smallest=None,
         )
         self.cfg, self.teacher_cfg = Config.fromfile(student), Config.fromfile(guide)
 

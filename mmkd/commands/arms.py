@@ -52,7 +52,8 @@ class Arm:
         (True, False, False)
         """
         names = [] if self.method is None else self.method.split('+')
-        return any(find_method(name.strip()).needs_teacher for name in names)
+        kinds = [find_method(name.strip()) for name in names]
+        return any(kind.needs_teacher for kind in kinds)
 
 
 def parse_arms(specs: Sequence[str]) -> dict[str, Arm]:
@@ -182,9 +183,8 @@ def run_arm(plan: Plan, arm: str, seed: int, more: Sequence[str] = ()) -> Run:
     error = None if metrics else _failure(folder, status)
     seconds = round(before + time.monotonic() - start)
     today, versions = date.today().isoformat(), installed()
-    run = Run(
-        arm, seed, metrics, seconds, today, machine(plan.threads), command, versions, error
-    )  # fmt: skip
+    where, shown = machine(plan.threads), ['python', *command]
+    run = Run(arm, seed, metrics, seconds, today, where, shown, versions, error)
     write_whole(folder / RESULT, (json.dumps(asdict(run), indent=1) + '\n').encode())
     return run
 

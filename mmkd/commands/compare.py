@@ -1,4 +1,4 @@
-"""A student trained alone and in other ways on a user's own data, over several seeds; who is better, and is it sure.
+"""A student trained alone and in other ways on a user's own data: which way is better, and is it sure.
 
 Runs of one seed have one initialisation and one order of the data, so differences are taken seed by seed.
 Every run is one process, and its result is on disk when it ends: what is there is not run again.
@@ -87,8 +87,7 @@ def check(asked: Comparison) -> Config:
     override(cfg, options)
     if is_distiller(cfg.model):
         raise InputError(f'{plan.config}: is a Distiller; give the plain config of its student')
-    if plan.teacher_checkpoint not in (None, UNTRAINED):
-        read_checkpoint(plan.teacher_checkpoint, trust=plan.trust_checkpoint)
+    _check_teacher(plan)
     for name, arm in plan.arms.items():
         with _named(name):
             _check_arm(plan, name, arm, options)
@@ -101,6 +100,16 @@ def check(asked: Comparison) -> Config:
             "dict(type='LocalVisBackend')"
         )
     return cfg
+
+
+def _check_teacher(plan: Plan) -> None:
+    """Read what every distilled run would read."""
+    if plan.teacher is not None:
+        if not any(arm.needs_teacher for arm in plan.arms.values()):
+            raise InputError(f'--teacher {plan.teacher}: no arm needs one; leave it out')
+        load_config(plan.teacher)
+    if plan.teacher_checkpoint not in (None, UNTRAINED):
+        read_checkpoint(plan.teacher_checkpoint, trust=plan.trust_checkpoint)
 
 
 def _check_arm(plan: Plan, name: str, arm: Arm, options: dict[str, Any]) -> None:
@@ -147,7 +156,7 @@ def ended_runs(asked: Comparison) -> dict[Key, Run]:
     wanted = {key: found[key] for key in asked.keys if key in found}
     for (arm, seed), run in wanted.items():
         ours = None if arm == LONGER else asked.plan.command(arm, seed)
-        if ours is not None and run.command[1:] != ours[1:]:
+        if ours is not None and run.command[2:] != ours[1:]:
             raise InputError(
                 f'--work-dir {asked.plan.work_dir}: has the result of {arm}, seed {seed}, from another '
                 f'command: {shlex.join(run.command)}; take another --work-dir'
@@ -192,6 +201,8 @@ def stretched(cfg: Config, factor: float) -> list[str]:
         name = names[-2] if names[-1].isdigit() else names[-1]
         if name in STRETCHED and isinstance(value, (int, float)) and math.isfinite(value):
             options.append(f'{key}={round(value * factor)}')
+    if not options:
+        raise InputError('--same-time: train_cfg has no max_epochs or max_iters to make longer')
     return options
 
 

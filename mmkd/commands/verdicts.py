@@ -163,7 +163,14 @@ def cells(row: Row, digits: int) -> list[str]:
         interval = f'{number(found.low, "+")} to {number(found.high, "+")}'
     ratio = '-' if row.seconds_ratio is None else f'{row.seconds_ratio:.2f}'
     scores = [number(row.mean), number(row.deviation), str(row.seeds)]
-    return [row.arm, *scores, number(found and found.mean, '+'), interval, ratio, row.verdict]
+    return [
+        row.arm,
+        *scores,
+        number(found.mean if found else None, '+'),
+        interval,
+        ratio,
+        row.verdict,
+    ]
 
 
 def digits_for(rows: list[Row]) -> int:
@@ -190,4 +197,10 @@ def markdown(rows: list[Row], title: str, notes: list[str]) -> str:
 
 def notes_of(rows: list[Row]) -> list[str]:
     """Why each verdict is what it is."""
-    return [f'{row.arm}: {row.verdict}, {row.reason}' for row in rows if row.verdict]
+    return [
+        f'{row.arm}: {row.reason}'
+        if row.verdict == '-'
+        else f'{row.arm}: {row.verdict}, {row.reason}'
+        for row in rows
+        if row.verdict
+    ]
