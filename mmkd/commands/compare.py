@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,13 @@ class Comparison:
         if self.same_time and len(self.plan.arms) == 1:
             raise InputError('--same-time: as long as what? Name an arm that distils: --arms kd')
 
+    @functools.cached_property
+    def cfg(self) -> Config:
+        """The student's config with its overrides."""
+        cfg = load_config(self.plan.config)
+        override(cfg, key_values('--cfg-options', self.plan.cfg_options))
+        return cfg
+
     @property
     def keys(self) -> list[Key]:
         """All runs, seed by seed; their places are what ``--index`` counts."""
@@ -80,11 +88,10 @@ class Comparison:
 # -- before anything runs --------------------------------------------------------------------------
 
 
-def check(asked: Comparison) -> Config:
-    """Answer wrong input of any arm; the student's config."""
-    plan, options = asked.plan, key_values('--cfg-options', asked.plan.cfg_options)
-    cfg = load_config(plan.config)
-    override(cfg, options)
+def check(asked: Comparison) -> None:
+    """Answer wrong input of any arm."""
+    plan, cfg = asked.plan, asked.cfg
+    options = key_values('--cfg-options', plan.cfg_options)
     if is_distiller(cfg.model):
         raise InputError(f'{plan.config}: is a Distiller; give the plain config of its student')
     _check_teacher(plan)
@@ -99,7 +106,6 @@ def check(asked: Comparison) -> Config:
             'visualizer.vis_backends: has no LocalVisBackend, from whose log scores are read; add '
             "dict(type='LocalVisBackend')"
         )
-    return cfg
 
 
 def _check_teacher(plan: Plan) -> None:
@@ -128,7 +134,7 @@ def _check_arm(plan: Plan, name: str, arm: Arm, options: dict[str, Any]) -> None
 
 
 @contextlib.contextmanager
-def _named(arm: str) -> Any:
+def _named(arm: str) -> Iterator[None]:
     """Say which arm it is that is wrong; of the student alone it is the config."""
     try:
         yield
@@ -187,14 +193,16 @@ def time_factor(asked: Comparison, ended: dict[Key, Run]) -> float:
     return (sum(distilled) / len(distilled)) / (sum(alone) / len(alone))
 
 
-def stretched(cfg: Config, factor: float) -> list[str]:
+def stretched(settings: Mapping[str, Any], factor: float) -> list[str]:
     """Options that make a training longer, its learning rate schedule in proportion.
 
-    >>> stretched(Config(dict(train_cfg=dict(max_epochs=10),
-    ...                       param_scheduler=[dict(milestones=[6, 8], gamma=0.1)])), 1.5)
+    >>> stretched(dict(train_cfg=dict(max_epochs=10),
+    ...                param_scheduler=[dict(milestones=[6, 8], gamma=0.1)]), 1.5)
     ['train_cfg.max_epochs=15', 'param_scheduler.0.milestones.0=9', 'param_scheduler.0.milestones.1=12']
     """
-    parts = {name: cfg.get(name) or {} for name in ('train_cfg', 'param_scheduler', 'custom_hooks')}
+    parts = {
+        name: settings.get(name) or {} for name in ('train_cfg', 'param_scheduler', 'custom_hooks')
+    }
     options = []
     for key, value in flat(parts).items():
         names = key.split('.')
@@ -228,7 +236,6 @@ def listing(asked: Comparison, retry: bool = False) -> list[str]:
 
 def run_all(
     asked: Comparison,
-    cfg: Config,
     console: Console,
     *,
     index: int | None = None,
@@ -241,16 +248,16 @@ def run_all(
     chosen = todo if index is None else [key for key in todo if key == asked.keys[index]]
     for number, (arm, seed) in enumerate(chosen, 1):
         console.print(f'{number}/{len(chosen)}  {arm}, seed {seed}', markup=False)
-        run = run_one(asked, cfg, arm, seed)
+        run = run_one(asked, arm, seed)
         state = f'FAILED, {run.error}' if run.error else f'{run.seconds:.0f} s'
         console.print(f'     {state}', markup=False)
 
 
-def run_one(asked: Comparison, cfg: Config, arm: str, seed: int) -> Run:
+def run_one(asked: Comparison, arm: str, seed: int) -> Run:
     """One run of any arm."""
     if arm != LONGER:
         return run_arm(asked.plan, arm, seed)
-    more = stretched(cfg, time_factor(asked, ended_runs(asked)))
+    more = stretched(asked.cfg, time_factor(asked, ended_runs(asked)))
     return run_arm(replace(asked.plan, arms={LONGER: Arm()}), LONGER, seed, more)
 
 
@@ -299,7 +306,7 @@ class Outcome:
         write_whole(path, text.encode())
 
 
-def outcome(asked: Comparison, cfg: Config) -> Outcome | None:
+def outcome(asked: Comparison) -> Outcome | None:
     """What the runs on disk say; None if none has ended. It is written to ``results.json`` there, too."""
     runs = list(ended_runs(asked).values())
     if not runs:
@@ -309,7 +316,7 @@ def outcome(asked: Comparison, cfg: Config) -> Outcome | None:
         raise InputError(
             f'no run ended well: {runs[0].arm}, seed {runs[0].seed}: {runs[0].error}; mend it, then --retry'
         )
-    metric = metric_of(good, asked.metric, cfg)
+    metric = metric_of(good, asked.metric, asked.cfg.get('default_hooks') or {})
     arms = list(dict.fromkeys(arm for arm, _ in asked.keys if any(r.arm == arm for r in good)))
     scores = {a: {r.seed: r.metrics[metric] for r in good if r.arm == a} for a in arms}
     seconds = {a: {r.seed: r.seconds for r in good if r.arm == a} for a in arms}
@@ -318,10 +325,10 @@ def outcome(asked: Comparison, cfg: Config) -> Outcome | None:
     return found
 
 
-def metric_of(runs: Sequence[Run], asked: str | None, cfg: Config) -> str:
+def metric_of(runs: Sequence[Run], asked: str | None, hooks: Mapping[str, Any]) -> str:
     """The score: the one that is asked for, else the config's ``save_best``, else the usual one."""
     known = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
-    best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best') or []
+    best = (hooks.get('checkpoint') or {}).get('save_best') or []
     usual = [*([best] if isinstance(best, str) else best), *METRICS]
     for name in usual if asked is None else [asked]:
         if name in known:
@@ -350,15 +357,15 @@ def compare(
     MMLogger.get_current_instance().setLevel('WARNING')
     console = Console(width=140, soft_wrap=True, highlight=False)
     refuse_unwritable(asked.plan.work_dir, '--work-dir')
-    cfg = check(asked)
+    check(asked)
     if listed:
         console.print('\n'.join(listing(asked, retry)), markup=False)
         return True
-    run_all(asked, cfg, console, index=index, retry=retry)
+    run_all(asked, console, index=index, retry=retry)
     if index is not None:
         run = ended_runs(asked).get(asked.keys[index])
         return run is None or run.error is None
-    found = outcome(asked, cfg)
+    found = outcome(asked)
     assert found is not None  # alone has run at least
     console.print(table(found.rows, found.title))
     console.print('\n'.join([*notes_of(found.rows), *found.failed]), markup=False)

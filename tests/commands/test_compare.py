@@ -71,7 +71,9 @@ def process(monkeypatch):
 
 def asked(folder, specs=('kd',), seeds=(0, 1, 2), **options):
     plan = Plan('s.py', parse_arms(specs), folder, 't.py', 't.pth')
-    return Comparison(plan, seeds, **options)
+    one = Comparison(plan, seeds, **options)
+    vars(one)['cfg'] = CFG  # there is no file
+    return one
 
 
 def seen(process):
@@ -86,9 +88,9 @@ def seen(process):
 
 
 def test_runs_go_seed_by_seed_and_not_twice(process, tmp_path):
-    run_all(asked(tmp_path, seeds=(0, 1)), CFG, QUIET)
+    run_all(asked(tmp_path, seeds=(0, 1)), QUIET)
     assert seen(process) == [(ALONE, 0), ('kd', 0), (ALONE, 1), ('kd', 1)]
-    run_all(asked(tmp_path, ['kd', 'pkd'], seeds=(0, 1, 2)), CFG, QUIET)
+    run_all(asked(tmp_path, ['kd', 'pkd'], seeds=(0, 1, 2)), QUIET)
     new = [('pkd', 0), ('pkd', 1), (ALONE, 2), ('kd', 2), ('pkd', 2)]
     assert seen(process)[4:] == new
 
@@ -96,10 +98,10 @@ def test_runs_go_seed_by_seed_and_not_twice(process, tmp_path):
 def test_what_was_stopped_goes_on_where_it_was(process, tmp_path):
     process.status['kd', 1] = 143
     with pytest.raises(SystemExit):
-        run_all(asked(tmp_path), CFG, QUIET)
+        run_all(asked(tmp_path), QUIET)
     assert len(read_runs(tmp_path)) == 3
     process.status.clear()
-    run_all(asked(tmp_path), CFG, QUIET)
+    run_all(asked(tmp_path), QUIET)
     assert seen(process)[3:] == [('kd', 1), ('kd', 1), (ALONE, 2), ('kd', 2)]
     assert process.commands[3] == process.commands[4]
     assert '--resume auto' in ' '.join(process.commands[4])
@@ -107,38 +109,38 @@ def test_what_was_stopped_goes_on_where_it_was(process, tmp_path):
 
 def test_a_run_that_fails_stops_no_other_and_is_tried_again_when_told(process, tmp_path):
     process.status['kd', 0] = 1
-    run_all(asked(tmp_path), CFG, QUIET)
+    run_all(asked(tmp_path), QUIET)
     assert len(process.commands) == 6
-    found = outcome(asked(tmp_path), CFG)
+    found = outcome(asked(tmp_path))
     assert found.failed == ['kd, seed 0: failed, status 1: kd said this']
     assert [row.seeds for row in found.rows] == [3, 2]
     process.status.clear()
-    run_all(asked(tmp_path), CFG, QUIET)
+    run_all(asked(tmp_path), QUIET)
     assert len(process.commands) == 6
-    run_all(asked(tmp_path), CFG, QUIET, retry=True)
+    run_all(asked(tmp_path), QUIET, retry=True)
     assert seen(process)[6:] == [('kd', 0)]
-    assert outcome(asked(tmp_path), CFG).failed == []
+    assert outcome(asked(tmp_path)).failed == []
 
 
 def test_nothing_but_failures_is_one_message(process, tmp_path):
     process.status = {(method, 0): 2 for method in (ALONE, 'kd')}
-    run_all(asked(tmp_path, seeds=(0,)), CFG, QUIET)
+    run_all(asked(tmp_path, seeds=(0,)), QUIET)
     with pytest.raises(InputError, match='no run ended well: alone, seed 0: status 2: alone said'):
-        outcome(asked(tmp_path, seeds=(0,)), CFG)
+        outcome(asked(tmp_path, seeds=(0,)))
 
 
 def test_an_index_is_the_place_in_the_whole_list_whatever_has_ended(process, tmp_path):
     whole = listing(asked(tmp_path))
     assert [line.split('  ')[0] for line in whole] == ['0', '1', '2', '3', '4', '5']
-    run_all(asked(tmp_path), CFG, QUIET, index=3)
+    run_all(asked(tmp_path), QUIET, index=3)
     assert seen(process) == [('kd', 1)]
     assert listing(asked(tmp_path)) == whole[:3] + whole[4:]
-    run_all(asked(tmp_path), CFG, QUIET, index=3)
-    run_all(asked(tmp_path), CFG, QUIET, index=4)
+    run_all(asked(tmp_path), QUIET, index=3)
+    run_all(asked(tmp_path), QUIET, index=4)
     assert seen(process) == [('kd', 1), (ALONE, 2)]
     for index in (-1, 6):
         with pytest.raises(InputError, match=f'--index {index}: there are 6 runs, from 0'):
-            run_all(asked(tmp_path), CFG, QUIET, index=index)
+            run_all(asked(tmp_path), QUIET, index=index)
 
 
 def test_the_list_has_the_commands(tmp_path):
@@ -151,13 +153,13 @@ def test_the_list_has_the_commands(tmp_path):
 def test_failed_runs_are_in_the_list_only_to_be_tried_again(process, tmp_path):
     process.status['kd', 0] = 1
     one = asked(tmp_path, seeds=(0,))
-    run_all(one, CFG, QUIET)
+    run_all(one, QUIET)
     assert pending(one, ended_runs(one), retry=False) == []
     assert pending(one, ended_runs(one), retry=True) == [('kd', 0)]
 
 
 def test_results_of_another_command_are_refused(process, tmp_path):
-    run_all(asked(tmp_path, seeds=(0,)), CFG, QUIET)
+    run_all(asked(tmp_path, seeds=(0,)), QUIET)
     other = Plan('other.py', parse_arms(['kd']), tmp_path)
     with pytest.raises(InputError) as caught:
         ended_runs(Comparison(other, (0,)))
@@ -186,16 +188,16 @@ def test_the_student_alone_is_trained_for_as_many_seconds(process, tmp_path, mon
     with pytest.raises(
         InputError, match=r'needs the seconds .*; 4 have not ended, the first: alone'
     ):
-        run_all(one, CFG, QUIET, index=5)
-    run_all(asked(tmp_path, seeds=(0, 1)), CFG, QUIET)
+        run_all(one, QUIET, index=5)
+    run_all(asked(tmp_path, seeds=(0, 1)), QUIET)
     results = sorted(tmp_path.glob('kd_*/result.json'))
     for path, seconds in zip(results, (13, 17)):
         path.write_text(json.dumps(json.loads(path.read_text()) | dict(seconds=seconds)))
-    run_all(one, CFG, QUIET)
+    run_all(one, QUIET)
     assert seen(process)[4:] == [(ALONE, 0), (ALONE, 1)]
     options = ['train_cfg.max_epochs=15', 'param_scheduler.0.milestones.0=9']
     assert process.commands[4][-4:] == [*options, 'param_scheduler.0.end=15', 'randomness.seed=0']
-    assert [row.arm for row in outcome(one, CFG).rows] == [ALONE, 'kd', LONGER]
+    assert [row.arm for row in outcome(one).rows] == [ALONE, 'kd', LONGER]
 
 
 def test_the_factor_is_of_means_over_runs_that_ended_well(tmp_path):
@@ -233,8 +235,8 @@ def test_schedules_are_stretched_with_the_epochs():
 
 
 def test_the_table_has_the_paired_difference_of_the_runs(process, tmp_path):
-    run_all(asked(tmp_path), CFG, QUIET)
-    found = outcome(asked(tmp_path, smallest=1.0), CFG)
+    run_all(asked(tmp_path), QUIET)
+    found = outcome(asked(tmp_path, smallest=1.0))
     interval = stats.ttest_1samp([2.0, 2.1, 2.2], 0).confidence_interval(0.95)
     row = found.rows[1]
     assert (row.difference.low, row.difference.high) == pytest.approx(tuple(interval))
@@ -245,12 +247,12 @@ def test_the_table_has_the_paired_difference_of_the_runs(process, tmp_path):
 
 
 def test_nothing_has_come_out_before_a_run_has_ended(tmp_path):
-    assert outcome(asked(tmp_path), CFG) is None
+    assert outcome(asked(tmp_path)) is None
 
 
 def test_what_is_written_depends_on_the_name(process, tmp_path):
-    run_all(asked(tmp_path / 'work'), CFG, QUIET)
-    found = outcome(asked(tmp_path / 'work'), CFG)
+    run_all(asked(tmp_path / 'work'), QUIET)
+    found = outcome(asked(tmp_path / 'work'))
     found.write(tmp_path / 'new/table.md')
     found.write(tmp_path / 'table.json')
     assert '| kd | 53.10 |' in (tmp_path / 'new/table.md').read_text()
@@ -262,18 +264,18 @@ def test_the_metric_is_the_one_asked_for_or_the_configs_or_the_usual_one():
         run_of('kd', 0, AP=1.0, mIoU=2.0, **{'accuracy/top1': 3.0}),
         run_of('kd', 1, AP=1, mIoU=2),
     ]
-    best = Config(dict(default_hooks=dict(checkpoint=dict(save_best='AP'))))
-    automatic = Config(dict(default_hooks=dict(checkpoint=dict(save_best='auto'))))
-    assert metric_of(runs, 'AP', Config()) == 'AP'
+    best = dict(checkpoint=dict(save_best='AP'))
+    automatic = dict(checkpoint=dict(save_best='auto'))
+    assert metric_of(runs, 'AP', {}) == 'AP'
     assert metric_of(runs, None, best) == 'AP'
     assert metric_of(runs, None, automatic) == 'mIoU'
-    assert metric_of(runs[:1], None, Config()) == 'accuracy/top1'
+    assert metric_of(runs[:1], None, {}) == 'accuracy/top1'
     with pytest.raises(
         InputError, match="--metric: AQ was not measured in every run; nearest: 'AP'"
     ):
         metric_of(runs, 'AQ', best)
     with pytest.raises(InputError, match=r'coco/bbox_mAP or .* was not measured .*; known: .*AR'):
-        metric_of([run_of('kd', 0, AR=1.0)], None, Config())
+        metric_of([run_of('kd', 0, AR=1.0)], None, {})
 
 
 # -- wrong inputs ----------------------------------------------------------------------------------
@@ -302,9 +304,10 @@ def comparison(files, specs=('kd',), config='s.py', teacher='t.py', weights='t.p
 
 
 def test_a_right_comparison_is_not_refused(files):
-    assert check(comparison(files, ['kd', 'frskd'])).train_cfg.max_epochs == 1
-    own = comparison(files, ['frskd'], teacher=None, weights=None)
-    assert check(own).train_cfg.max_epochs == 1
+    check(comparison(files, ['kd', 'frskd'], options=['train_cfg.max_epochs=7']))
+    own = comparison(files, ['frskd'], teacher=None, weights=None, options=['a.b=[1,2]'])
+    check(own)
+    assert own.cfg.a.b == [1, 2]
 
 
 @pytest.mark.parametrize(
