@@ -115,9 +115,9 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again_when_told(process, t
     assert found.failed == ['kd, seed 0: failed, status 1: kd said this']
     assert [row.seeds for row in found.rows] == [3, 2]
     process.status.clear()
-    run_all(asked(tmp_path), QUIET)
-    assert len(process.commands) == 6
-    run_all(asked(tmp_path), QUIET, retry=True)
+    one = asked(tmp_path)
+    assert pending(one, ended_runs(one), retry=False) == []
+    run_all(one, QUIET, retry=True)
     assert seen(process)[6:] == [('kd', 0)]
     assert outcome(asked(tmp_path)).failed == []
 
@@ -148,14 +148,6 @@ def test_the_list_has_the_commands(tmp_path):
     command = 'python tools/train.py s.py --work-dir'
     assert line.startswith(f'1  dpk:dpk.level_weights=[0.6,1.0], seed 7: {command}')
     assert "--distill-options 'dpk.level_weights=[0.6,1.0]' --cfg-options randomness" in line
-
-
-def test_failed_runs_are_in_the_list_only_to_be_tried_again(process, tmp_path):
-    process.status['kd', 0] = 1
-    one = asked(tmp_path, seeds=(0,))
-    run_all(one, QUIET)
-    assert pending(one, ended_runs(one), retry=False) == []
-    assert pending(one, ended_runs(one), retry=True) == [('kd', 0)]
 
 
 def test_results_of_another_command_are_refused(process, tmp_path):
