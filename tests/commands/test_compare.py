@@ -115,9 +115,8 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again_when_told(process, t
     assert found.failed == ['kd, seed 0: failed, status 1: kd said this']
     assert [row.seeds for row in found.rows] == [3, 2]
     process.status.clear()
-    one = asked(tmp_path)
-    assert pending(one, ended_runs(one), retry=False) == []
-    run_all(one, QUIET, retry=True)
+    assert pending(asked(tmp_path), ended_runs(asked(tmp_path)), retry=False) == []
+    run_all(asked(tmp_path), QUIET, retry=True)
     assert seen(process)[6:] == [('kd', 0)]
     assert outcome(asked(tmp_path)).failed == []
 
