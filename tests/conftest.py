@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 import mmkd  # noqa: F401
 from mmkd.datasets import ShapesSpec, make_shapes
+
+RUNS = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,7 +36,14 @@ def _quick() -> Iterator[None]:
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **options: (text, True))
+        patch.setattr(Runner, '__init__', functools.partialmethod(_named, Runner.__init__))
         yield
+
+
+def _named(self: Runner, init: Any, *args: Any, **options: Any) -> None:
+    """Give a Runner a name of its own: those that begin in one second would share what they remember."""
+    options['experiment_name'] = options.get('experiment_name') or f'run{next(RUNS)}'
+    init(self, *args, **options)
 
 
 @pytest.fixture(autouse=True)
