@@ -29,8 +29,6 @@ LOOPS = {
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
 """What each loop needs; mmengine wants all of a loop or nothing."""
-TRAINING = ('state_dict', 'optimizer', 'message_hub', 'epoch', 'iter')
-"""What a checkpoint, or its meta, holds that training goes on from."""
 NUMBERS: Mapping[str, Any] = {
     'batch_size': Count,
     'num_workers': Annotated[int, AtLeast(0)],

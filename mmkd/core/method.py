@@ -127,7 +127,7 @@ class Method(Checked, nn.Module):
         losses = {term: value for term, value in values.items() if 'loss' in term}
         if self.share is None:
             return dict.fromkeys(losses, weight)
-        if self.share.due and torch.is_grad_enabled():
+        if self.share.advance() and torch.is_grad_enabled():
             tapped = [t for tap in self.student_taps for t in features[tap] if t.requires_grad]
             parts = [t.sum() for name in task if 'loss' in name for t in flatten(task[name])]
             self.share.learn(gradient_norms(torch.stack(parts).sum(), losses, tapped), weight)

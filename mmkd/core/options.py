@@ -71,18 +71,6 @@ class Share:
 
 
 @dataclass(frozen=True)
-class NotEmpty:
-    """One entry at least."""
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is right."""
-        return len(value) > 0
-
-    def __str__(self) -> str:
-        return 'that is not empty'
-
-
-@dataclass(frozen=True)
 class Has:
     """A key that a dict must have."""
 

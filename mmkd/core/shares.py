@@ -65,9 +65,8 @@ class GradientShare:
         """The share that is aimed at; the weights are :meth:`factors`."""
         return self.target(progress)
 
-    @property
-    def due(self) -> bool:
-        """Whether this iteration is to be measured; counts it."""
+    def advance(self) -> bool:
+        """Count an iteration; whether it is to be measured."""
         self.seen += 1
         return self.seen <= self.first or (self.seen - self.first) % self.every == 0
 

@@ -84,6 +84,14 @@ class FullyShard:
                     f'model_wrapper_cfg.teacher=shard: teacher {name!r} is compiled, and a compiled teacher '
                     'cannot be sharded; set its compile=False, or model_wrapper_cfg.teacher=whole'
                 )
+        for name, method in (
+            module.distillation.methods.items() if isinstance(module, Distiller) else ()
+        ):
+            if method.share is not None:
+                raise InputError(
+                    f"methods.{name}: weight='auto' runs parts of the backward pass by themselves, which "
+                    'sharded weights do not allow; give a number, or leave model_wrapper_cfg out'
+                )
         module.sharding = Sharding(teacher, smallest, reshard_after_forward)  # type: ignore[assignment]
         module.train_step = _not_yet  # type: ignore[assignment]
         return module

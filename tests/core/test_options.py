@@ -14,7 +14,6 @@ from mmkd.core.options import (
     AtLeast,
     Checked,
     Has,
-    NotEmpty,
     ReadBy,
     Share,
     annotations_of,
@@ -56,7 +55,6 @@ NAN, INF = float('nan'), float('inf')
         (int | None, [None, 1], ['x', 1.0]),
         (Union[int, Literal['auto']], [1, 'auto'], ['autoo', 1.5]),
         (Sequence[int], [[], [1], (1, 2)], ['12', [1.5], 3, None]),
-        (Annotated[Sequence[int], NotEmpty()], [[1]], [[], 'x']),
         (Mapping[str, int], [{}, {'a': 1}], [{'a': 'x'}, [1], None]),
         (Annotated[Mapping[str, Any], Has('type')], [{'type': 1}], [{}, {'tpye': 1}, 'type']),
         (Colours, [{}, {'red': 0.5}], [{'green': 1}, {'red': -1}, 3]),
@@ -178,8 +176,6 @@ def broken(value: Any, need: Any) -> bool:
         return number and (value < need.bound or (isinstance(need, Above) and value == need.bound))
     if isinstance(need, Share):
         return number and not 0 <= value <= 1
-    if isinstance(need, NotEmpty):
-        return isinstance(value, (list, tuple, dict)) and not value
     if isinstance(need, Has):
         return isinstance(value, dict) and need.key not in value
     return isinstance(need, ReadBy) and (isinstance(value, bytes) or value in ([], [None]))

@@ -33,7 +33,7 @@ def test_weights_are_free_at_first_and_slow_afterwards():
     share = GradientShare(0.2, every=4, first=2)
     measured = []
     for ratio in (10.0, 40.0, 1e3, 1e3, 1e3, 20.0, 1e3, 1e3, 1e3, 2000.0):
-        if share.due:
+        if share.advance():
             measured.append(share.seen)
             share.learn(norms(loss=ratio), 0.2)
         if share.seen in (1, 2, 6):
@@ -50,7 +50,7 @@ def test_weights_are_free_at_first_and_slow_afterwards():
 def test_inside_the_band_a_weight_stays(change, moves):
     share = GradientShare(0.1, every=1, first=1)
     for ratio in (10.0, 10.0 * change**2):  # what is remembered moves half of that
-        assert share.due
+        assert share.advance()
         share.learn(norms(loss=ratio), 0.1)
     expected = math.sqrt(change) if moves else 1.0
     assert share.factors(['loss'])['loss'] == pytest.approx(expected)
@@ -58,7 +58,7 @@ def test_inside_the_band_a_weight_stays(change, moves):
 
 def test_several_terms_have_their_own_weights_and_a_batch_without_gradient_tells_nothing():
     share = GradientShare(0.1)
-    assert share.due
+    assert share.advance()
     share.learn(norms(loss_a=10.0, loss_b=1.0) | {'loss_c': (5.0, 0.0), 'loss_d': (0.0, 5.0)}, 0.1)
     expected = {'loss_a': 0.25, 'loss_b': 0.025, 'loss_c': 0.0, 'loss_d': 0.0}
     assert share.factors(expected) == pytest.approx(expected)
@@ -68,12 +68,12 @@ def test_a_resumed_share_goes_on():
     one, two = GradientShare(first=3, every=2), GradientShare(first=3, every=2)
     for share, ratios in ((one, (1.0, 2.0, 3.0, 4.0, 50.0)), (two, (1.0, 2.0))):
         for ratio in ratios:
-            if share.due:
+            if share.advance():
                 share.learn(norms(loss=ratio), 0.1)
     again = GradientShare(first=3, every=2)
     again.resume(two.state())
     for ratio in (3.0, 4.0, 50.0):
-        if again.due:
+        if again.advance():
             again.learn(norms(loss=ratio), 0.1)
     assert again.state() == one.state()
 

@@ -150,6 +150,13 @@ def test_without_its_hook_nothing_is_trained():
         model.train_step({}, None)
 
 
+def test_weights_by_gradient_share_are_not_sharded():
+    kd = dict(METHODS['kd'], weight='auto')
+    model = h.distiller(h.classifier(), h.classifier(), kd=kd)
+    with pytest.raises(InputError, match=r"methods\.kd: weight='auto' runs parts"):
+        FullyShard(model)
+
+
 def test_a_compiled_teacher_is_not_sharded():
     model = h.distiller(h.classifier(), h.classifier(), kd=METHODS['kd'])
     model.distillation.teachers['teacher'].compiled = True
