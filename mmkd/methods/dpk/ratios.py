@@ -118,10 +118,17 @@ class DecayRatio(Ratio):
 
 @dataclass
 class Memory:
-    """What one level remembers: maps of past images, and HSIC terms of past iterations."""
+    """What one level remembers: maps of past images, and HSIC terms of past iterations.
+
+    Attributes:
+        maps: of the student and the teacher, batch by batch.
+        terms: of the last iterations, or one sum in which older ones fade.
+        iterations: how many such terms that sum is worth.
+    """
 
     maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     terms: list[Tensor] = field(default_factory=list)
+    iterations: float = 0.0
 
     def with_past(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The maps of now after the remembered ones."""
@@ -135,6 +142,13 @@ class Memory:
         while self.maps and sum(len(s) for s, _ in self.maps[1:]) + batch >= wanted:
             self.maps.pop(0)
 
+    def fade_in(self, terms: Tensor, momentum: float) -> Tensor:
+        """The sum of all terms, those of k iterations ago times ``momentum`` to the k-th power."""
+        total = sum((momentum * past.to(terms.device) for past in self.terms), terms)
+        self.terms = [total]
+        self.iterations = momentum * self.iterations + 1
+        return total
+
 
 class CKARatio(Ratio):
     """``1 - CKA(F_s, F_t)``: the farther the student is from the teacher, the more is supplied.
@@ -147,6 +161,7 @@ class CKARatio(Ratio):
     Args:
         samples: images wanted behind one alignment; 4 at least.
         batches: HSIC terms are averaged over this many iterations (minibatch CKA).
+        momentum: HSIC terms are averaged over all iterations, each older one with this factor; 0: not.
         history: whether images of past iterations may help.
         low: the smallest ratio.
         fallback: the ratio without a usable alignment.
@@ -156,11 +171,17 @@ class CKARatio(Ratio):
         self,
         samples: Annotated[int, AtLeast(FEWEST)] = 8,
         batches: Count = 1,
+        momentum: Annotated[float, Share()] = 0.0,
         history: bool = True,
         low: Annotated[float, Share()] = 0.1,
         fallback: Annotated[float, Share()] = 0.8,
     ) -> None:
-        self.samples, self.batches, self.history = samples, batches, history
+        if momentum == 1 or (momentum and batches > 1):
+            raise InputError(
+                f'cka: momentum={momentum}, batches={batches}; needed: a momentum below 1, and one of the two'
+            )
+        self.samples, self.batches, self.momentum = samples, batches, momentum
+        self.history = history
         self.low, self.fallback = low, fallback
         self._memories: list[Memory] = []
 
@@ -176,11 +197,13 @@ class CKARatio(Ratio):
 
     def state(self) -> Any:
         """Maps and terms that are remembered."""
-        return [(memory.maps, memory.terms) for memory in self._memories]
+        return [(memory.maps, memory.terms, memory.iterations) for memory in self._memories]
 
     def resume(self, state: Any) -> None:
         """Take them up."""
-        self._memories = [Memory(list(maps), list(terms)) for maps, terms in state]
+        self._memories = [
+            Memory(list(maps), list(terms), *iterations) for maps, terms, *iterations in state
+        ]
 
     def _alignment(self, memory: Memory, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
         """The alignment with what is remembered, NaN from too few images; and their number."""
@@ -192,6 +215,9 @@ class CKARatio(Ratio):
             memory.keep(pair, self.samples)
         if len(student) < FEWEST:
             return torch.tensor(math.nan, dtype=torch.float64, device=device), len(student)
+        if self.momentum:
+            total = memory.fade_in(hsic_terms(student, teacher), self.momentum)
+            return cka_of_terms(total), round(len(student) * memory.iterations)
         terms = [t.to(device) for t in memory.terms] + [hsic_terms(student, teacher)]
         memory.terms = terms[1 - self.batches :] if self.batches > 1 else []
         return cka_of_terms(torch.stack(terms).mean(0)), len(student) * len(terms)

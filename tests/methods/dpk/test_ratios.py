@@ -86,8 +86,19 @@ def test_terms_are_averaged_over_iterations():
     assert last.samples == 16
 
 
-def test_a_resumed_ratio_goes_on_as_if_it_had_not_stopped():
-    first, second = CKARatio(batches=2), CKARatio(batches=2)
+def test_terms_fade_with_momentum():
+    pairs = [pair(seed=s) for s in range(3)]
+    ratio = CKARatio(momentum=0.5)
+    last = [read(ratio, p)[0] for p in pairs][-1]
+    faded = sum(0.5 ** (2 - s) * hsic_terms(*p) for s, p in enumerate(pairs))
+    xy, xx, yy = faded.tolist()
+    assert last.cka == pytest.approx(xy / math.sqrt(xx * yy), abs=1e-12)
+    assert last.samples == 14  # 8 (1 + 1/2 + 1/4)
+
+
+@pytest.mark.parametrize('options', [dict(batches=2), dict(momentum=0.9)], ids=str)
+def test_a_resumed_ratio_goes_on_as_if_it_had_not_stopped(options):
+    first, second = CKARatio(**options), CKARatio(**options)
     for seed in range(3):
         read(first, pair(3, seed=seed))
     second.resume(first.state())
@@ -124,6 +135,8 @@ def test_uniform_draws_from_the_generator_it_is_given():
         (dict(type='linear', begin=0.1), "unknown option 'begin'"),
         (dict(type='cka', samples=3), 'cka: samples=3; needed: a whole number >= 4'),
         (dict(type='exponential', end=0.0), 'both above 0'),
+        (dict(type='cka', momentum=1.0), 'momentum=1.0, batches=1; needed: a momentum below 1'),
+        (dict(type='cka', momentum=0.9, batches=4), 'momentum=0.9, batches=4'),
     ],
 )
 def test_wrong_ratios_are_answered(spec, words):
