@@ -273,6 +273,8 @@ def light_size(channels: int, patch: int) -> dict[str, Any]:
 
     >>> light_size(channels=2048, patch=1)
     {'encoder': (128, 1, 4), 'decoder': (128, 1, 4)}
+    >>> light_size(channels=32, patch=1)['encoder']
+    (32, 1, 2)
     """
     width = _rounded(min(channels * patch, LIGHT_WIDTH))
     size = (width, 1, _heads(width, 4))
@@ -365,7 +367,8 @@ def _rounded(width: int) -> int:
 
 
 def _heads(width: int, most: int = 8) -> int:
-    return max(h for h in (1, 2, 4, 8) if h <= most and width % h == 0)
+    """As many as are 16 wide at least: narrower ones take most of a transform's time."""
+    return max(h for h in (1, 2, 4, 8) if h <= most and width % h == 0 and width >= 16 * h)
 
 
 def _initialise(module: nn.Module) -> None:
