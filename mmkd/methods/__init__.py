@@ -8,6 +8,7 @@ May import: files, losses, family, necks, core.
 from ..core.method import FeatureMethod, Method
 from ..core.step import Side, Step
 from .at import AT
+from .bckd import BCKD
 from .cwd import CWD
 from .dpk.method import DPK
 from .fgd import FGD
@@ -19,6 +20,7 @@ from .sfr import SFR
 
 __all__ = [
     'AT',
+    'BCKD',
     'CWD',
     'DPK',
     'FGD',
