@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..collectives import mean_count
 from ..losses.quality import quality_focal
 from .assigned import class_loss_taps, positive_rows
+from .heads import logit_head
 from .localization import BoxDivergence
 from .logits import Levels, LogitDivergence
 from .taps import Features, Tap
@@ -28,7 +29,7 @@ class Mimicry:
     Attributes:
         logits: reads the class scores.
         boxes: compares the boxes; None where they do not compare.
-        overlap: boxes of bins are compared by overlap too.
+        overlap: boxes of bins are compared by overlap too; predictions are the student's own.
         losses: where the labels pass.
     """
 
@@ -41,7 +42,10 @@ class Mimicry:
     def of(cls, student: nn.Module, teacher: nn.Module, overlap: bool) -> Mimicry:
         """Look at the student's head."""
         logits = LogitDivergence.of(student, teacher, None)
-        return cls(logits, BoxDivergence.of(student), overlap, class_loss_taps(student))
+        boxes = BoxDivergence.of(student)
+        if overlap and _other_in_training(logit_head(student)):
+            boxes = None
+        return cls(logits, boxes, overlap, class_loss_taps(student))
 
     @property
     def taps(self) -> list[Tap]:
@@ -67,9 +71,20 @@ class Mimicry:
         counts = mean_count(torch.stack([positive.to(sure), sure.sum()]))
         terms = {'cls': quality_focal(self.logits.rows(ours[classes]), told).sum() / counts[0]}
         for tap in boxes:
-            terms['bbox'] = (sure * self._apart(ours[tap], theirs[tap])).sum() / counts[1]
+            apart = self._apart(ours[tap], theirs[tap], logit_head(student))
+            terms['bbox'] = (sure * apart).sum() / counts[1]
         return terms
 
-    def _apart(self, ours: Levels, theirs: Levels) -> Tensor:
+    def _apart(self, ours: Levels, theirs: Levels, head: Any) -> Tensor:
         boxes: Any = self.boxes
-        return boxes.gaps(ours, theirs) if self.overlap else boxes.distances(ours, theirs)
+        if not self.overlap:
+            return boxes.distances(ours, theirs)
+        if head.training and getattr(head, 'norm_on_bbox', False):
+            # such an FCOS tells distances in units of the stride while it is trained, else in pixels
+            ours = [level * stride for level, stride in zip(ours, head.strides)]
+        return boxes.gaps(ours, theirs)
+
+
+def _other_in_training(head: nn.Module) -> bool:
+    """Whether a head gives other boxes in training than in prediction (VFNet: unrefined ones)."""
+    return hasattr(head, 'vfnet_reg_refine_dconv')

@@ -9,6 +9,7 @@ from ..core.method import FeatureMethod, Method
 from ..core.step import Side, Step
 from .at import AT
 from .bckd import BCKD
+from .cross_kd import CrossKD
 from .cwd import CWD
 from .dpk.method import DPK
 from .fgd import FGD
@@ -28,6 +29,7 @@ __all__ = [
     'KD',
     'PKD',
     'SFR',
+    'CrossKD',
     'FeatureMethod',
     'FitNet',
     'Method',
