@@ -70,10 +70,10 @@ def answering(model: nn.Module, answers: Mapping[str, Sequence[Tensor]]) -> Iter
     ...     print(net(torch.tensor(-1.0)))
     tensor(3.)
     """
-    modules = {name: model.get_submodule(name) for name in answers}
+    modules: dict[str, Any] = {name: model.get_submodule(name) for name in answers}
     own = {name: vars(module).get('forward') for name, module in modules.items()}
     for name, module in modules.items():
-        module.forward = _teller(answers[name])  # type: ignore[method-assign]
+        module.forward = _teller(answers[name])
     try:
         yield
     finally:

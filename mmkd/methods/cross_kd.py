@@ -31,7 +31,7 @@ HEAD = Tap('bbox_head', source='input')
 
 @MODELS.register_module()
 class CrossKD(Method):
-    """The student's head features pass through the rest of the teacher's head; what comes out follows the teacher.
+    """The student's maps pass through the rest of the teacher's head; what comes out follows the teacher.
 
     In each tower of convolutions the student's map before the last but ``last`` convolution's activation
     is standardised, channel by channel over images and positions, and given the mean and spread of the

@@ -2,6 +2,7 @@
 
 import helpers as h
 import pytest
+import torch
 
 from mmkd.family.building import build_model, load_config, model_config
 from mmkd.family.mimicry import Mimicry
@@ -26,6 +27,7 @@ def test_an_fcos_whose_boxes_are_in_strides_in_training_agrees_with_itself():
     config.bbox_head.norm_on_bbox = True
     model = h.distiller(config, config, bckd=dict(type='mmkd.BCKD'))
     model.distillation.check_gradients = False
+    torch.nn.init.constant_(model.bbox_head.conv_reg.bias, 2.0)  # boxes with an area
     state = {k: v for k, v in model.state_dict().items() if 'distillation.' not in k}
     model.distillation.teachers['teacher'].model.load_state_dict(state)
     h.freeze_statistics(model.train())
