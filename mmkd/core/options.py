@@ -125,7 +125,7 @@ class Checked:
     option_owner: ClassVar[str] = ''
     """How messages call what takes the options; by default the class."""
 
-    def __new__(cls, *values: Any, **options: Any) -> Any:
+    def __new__(cls, /, *values: Any, **options: Any) -> Any:
         """Check the options against the annotations of the class and its bases."""
         names = list(inspect.signature(cls.__init__).parameters)[1:]
         check_options(cls.option_owner or cls.__name__, cls, dict(zip(names, values)) | options)

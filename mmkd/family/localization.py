@@ -33,6 +33,7 @@ class BoxDivergence:
         priors: gives a map's anchors or points, where boxes are decoded.
         coder: decodes.
         temperature: T, of the bins.
+        decoded: whether the head itself gives boxes (TOOD).
     """
 
     tap: ClassVar[Tap] = Tap('bbox_head', item=1)
@@ -42,6 +43,7 @@ class BoxDivergence:
     priors: Any = None
     coder: Any = None
     temperature: float = 1.0
+    decoded: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, temperature: float = 1.0) -> BoxDivergence | None:
@@ -53,23 +55,38 @@ class BoxDivergence:
             return cls(bins=int(head.reg_max) + 1, temperature=temperature)
         if _decodes_plainly(head):
             return cls(priors=head.prior_generator, coder=head.bbox_coder)
+        if hasattr(head, 'deform_sampling'):
+            return cls(decoded=True)
         return None
 
     def __call__(self, ours: Levels, theirs: Levels, weights: Tensor) -> Tensor:
         """The mean distance; ``weights`` [N] has one for each anchor or point, as the logits' rows are."""
-        if self.bins:
-            distances = softmax_kl(self._bins(ours), self._bins(theirs), self.temperature).mean(-1)
-        else:
-            distances = 1 - generalized_iou(self._boxes(ours), self._boxes(theirs))
+        distances = self.distances(ours, theirs)
         return (weights * distances).sum() / mean_count(weights.sum())
 
-    def _bins(self, levels: Levels) -> Tensor:
+    def distances(self, ours: Levels, theirs: Levels) -> Tensor:
+        """The distance at each anchor or point: [N]."""
+        if self.bins:
+            return softmax_kl(self.sides(ours), self.sides(theirs), self.temperature).mean(-1)
+        return self.gaps(ours, theirs)
+
+    def gaps(self, ours: Levels, theirs: Levels) -> Tensor:
+        """``1 - GIoU`` of the boxes at each anchor or point, those of bins included: [N]."""
+        return 1 - generalized_iou(self._boxes(ours), self._boxes(theirs))
+
+    def sides(self, levels: Levels) -> Tensor:
         """The bins of each side: [N, 4, bins]."""
         rows = torch.cat([as_rows(level.float(), SIDES * self.bins) for level in levels])
         return rows.unflatten(1, (SIDES, self.bins))
 
     def _boxes(self, levels: Levels) -> Tensor:
         """Decoded boxes: [N, 4]. One that is told in units of its stride is scaled about its point only."""
+        if self.bins:  # about a point at 0, in units of the stride: overlaps stay what they are
+            chances = self.sides(levels).softmax(-1)
+            reach = chances @ torch.arange(self.bins, device=chances.device, dtype=chances.dtype)
+            return torch.cat([-reach[:, :2], reach[:, 2:]], 1)
+        if self.decoded:
+            return torch.cat([as_rows(level.float(), SIDES) for level in levels])
         sizes = [level.shape[-2:] for level in levels]
         places = self.priors.grid_priors(sizes, device=levels[0].device)
         decoded = [

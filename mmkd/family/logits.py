@@ -15,6 +15,8 @@ from .stages import task_of
 
 Levels = list[Tensor]
 """What passed at a model's logit taps, level by level."""
+CERTAIN = 1e-6
+"""No chance is nearer to 0 or 1 where its logit is asked for."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class LogitDivergence:
         classes: how many a dense head has at each anchor.
         queries: how many of the last queries count, of the student and of the teacher; those before them
             are for denoising.
+        activated: whether a dense head gives chances (TOOD), which are turned into logits.
     """
 
     kind: str
@@ -40,6 +43,7 @@ class LogitDivergence:
     temperature: float
     classes: int = 0
     queries: tuple[int, int] = (0, 0)
+    activated: bool = False
 
     @classmethod
     def of(
@@ -55,6 +59,7 @@ class LogitDivergence:
             temperature,
             int(getattr(head, 'cls_out_channels', 0)),
             (_queries(student), _queries(teacher)),
+            bool(getattr(getattr(head, 'loss_cls', None), 'activated', False)),
         )
 
     def __call__(self, ours: Levels, theirs: Levels) -> Tensor:
@@ -74,7 +79,11 @@ class LogitDivergence:
 
     def confidence(self, theirs: Levels) -> Tensor:
         """How sure a dense head is that each anchor or point holds an object, ``max_c p``: [N]."""
-        return self._foreground(self._as_rows([level.float() for level in theirs]))
+        return self._foreground(self.rows(theirs))
+
+    def rows(self, levels: Levels) -> Tensor:
+        """The class logits of a dense head, anchor by anchor: [N, C]."""
+        return self._as_rows([level.float() for level in levels])
 
     def _rows(self, ours: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
         """Logits of both for the same things: [N, C] each."""
@@ -84,7 +93,8 @@ class LogitDivergence:
 
     def _as_rows(self, logits: Levels) -> Tensor:
         classes = self.classes if self.kind == 'dense' else None
-        return torch.cat([as_rows(level, classes) for level in logits])
+        rows = torch.cat([as_rows(level, classes) for level in logits])
+        return rows.logit(CERTAIN) if self.activated else rows
 
     def _matched(self, ours: Levels, theirs: Levels) -> tuple[Tensor, Tensor]:
         """Paired rows of the last decoder layer."""

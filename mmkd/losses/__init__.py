@@ -12,6 +12,7 @@ from .focal_global import channel_attention, foreground_mask, spatial_attention
 from .kl import binary_kl, channel_kl, softmax_kl
 from .matching import match_queries
 from .pearson import pearson_distance
+from .quality import quality_focal
 from .smoothing import LabelLoss
 from .transport import transport_loss
 
@@ -29,6 +30,7 @@ __all__ = [
     'hsic',
     'match_queries',
     'pearson_distance',
+    'quality_focal',
     'softmax_kl',
     'spatial_attention',
     'transport_loss',

@@ -8,6 +8,8 @@ May import: files, losses, family, necks, core.
 from ..core.method import FeatureMethod, Method
 from ..core.step import Side, Step
 from .at import AT
+from .bckd import BCKD
+from .cross_kd import CrossKD
 from .cwd import CWD
 from .dpk.method import DPK
 from .fgd import FGD
@@ -19,6 +21,7 @@ from .sfr import SFR
 
 __all__ = [
     'AT',
+    'BCKD',
     'CWD',
     'DPK',
     'FGD',
@@ -26,6 +29,7 @@ __all__ = [
     'KD',
     'PKD',
     'SFR',
+    'CrossKD',
     'FeatureMethod',
     'FitNet',
     'Method',

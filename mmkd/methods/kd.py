@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.method import Method, Taps, levels_of
+from ..core.likeness import refuse_other_classes, refuse_other_kinds, refuse_other_shapes
+from ..core.method import Method, Taps
 from ..core.options import Positive
 from ..core.step import Side, Step
-from ..errors import InputError
-from ..family.heads import head_kind, is_sigmoid, logit_head, logit_taps
+from ..family.heads import logit_taps
 from ..family.logits import LogitDivergence
 from ..family.taps import parse_taps
 from ..registry import MODELS
@@ -58,12 +58,7 @@ class KD(Method):
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Choose temperature and logits; teacher and student must have heads of one kind."""
         assert teacher is not None
-        kinds = head_kind(student), head_kind(teacher)
-        if kinds[0] != kinds[1]:
-            raise InputError(
-                f"KD: the student's class logits are of kind {kinds[0]!r}, the teacher's of kind "
-                f'{kinds[1]!r}; a feature method (pkd, cwd, fitnet) fits this pair'
-            )
+        refuse_other_kinds('KD', student, teacher)
         self.divergence = LogitDivergence.of(student, teacher, self.temperature)
         self.student_taps = logit_taps(student) if self._tap is None else parse_taps(self._tap)
         if self._teacher_tap is not None:
@@ -74,8 +69,10 @@ class KD(Method):
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Look at both heads: sigmoid or softmax, as many classes, logits of the same shapes."""
         assert teacher is not None
-        _refuse_other_classes(student, teacher)
-        self._refuse_other_shapes(student, teacher)
+        refuse_other_classes('KD', student, teacher)
+        taps = self.student_taps, self.teacher_taps
+        alike = self.divergence is not None and self.divergence.kind != 'query'
+        refuse_other_shapes('KD', student, teacher, taps, alike)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The divergence, divided by rows, or for dense heads by the objects the teacher expects."""
@@ -83,34 +80,3 @@ class KD(Method):
         ours = [t for tap in self.student_taps for t in step.student[tap]]
         theirs = [t for tap in self.teacher_taps for t in step.answers()[tap]]
         return {'loss': self.divergence(ours, theirs)}
-
-    def _refuse_other_shapes(self, student: Side, teacher: Side) -> None:
-        ours, theirs = levels_of(student, self.student_taps), levels_of(teacher, self.teacher_taps)
-        if len(ours) != len(theirs):
-            raise InputError(
-                f'KD: {student.owner} gives {len(ours)} levels of logits, {teacher.owner} '
-                f'{len(theirs)}; choose pairs with tap=dict(at=..., levels=[...])'
-            )
-        assert self.divergence is not None
-        for (what, shape), (_, target) in zip(ours, theirs):
-            if self.divergence.kind != 'query' and shape != target:
-                raise InputError(
-                    f'KD: {what}: {student.owner} {tuple(shape)} against {teacher.owner} '
-                    f'{tuple(target)}; logits need the same classes, anchors and strides'
-                )
-
-
-def _refuse_other_classes(student: Side, teacher: Side) -> None:
-    head, guide = logit_head(student.model), logit_head(teacher.model)
-    if is_sigmoid(head) != is_sigmoid(guide):
-        names = ['sigmoid' if is_sigmoid(h) else 'softmax' for h in (head, guide)]
-        raise InputError(
-            f'KD: {student.owner} has a {names[0]} head, {teacher.owner} a {names[1]} head; '
-            'their logits do not compare. A feature method (pkd, cwd, fitnet) fits this pair'
-        )
-    counts = [getattr(h, 'num_classes', None) for h in (head, guide)]
-    if None not in counts and counts[0] != counts[1]:
-        raise InputError(
-            f'KD: class count mismatch: {student.owner} has {counts[0]} classes, {teacher.owner}'
-            f' {counts[1]}. Take a teacher of the same classes, or a feature method (pkd, cwd)'
-        )

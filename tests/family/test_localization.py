@@ -113,7 +113,7 @@ def test_other_heads_have_none(family):
         ('atss/atss_r50_fpn_1x_coco', 'decoded'),
         ('ssd/ssd300_coco', 'decoded'),
         ('vfnet/vfnet_r50_fpn_1x_coco', 'decoded'),
-        ('tood/tood_r50_fpn_1x_coco', None),
+        ('tood/tood_r50_fpn_1x_coco', 'decoded'),
         ('foveabox/fovea_r50_fpn_4xb4-1x_coco', None),
         ('guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco', None),
         ('reppoints/reppoints-moment_r50_fpn_1x_coco', None),

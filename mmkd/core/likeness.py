@@ -1,0 +1,95 @@
+"""What the heads of two models must share for their answers to be compared."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import InputError
+from ..family.heads import head_kind, is_sigmoid, logit_head
+from ..family.taps import Tap
+from .method import levels_of
+from .step import Side
+
+INSTEAD = 'a feature method (pkd, cwd, fitnet) fits this pair'
+
+
+def refuse_other_kinds(method: str, student: nn.Module, teacher: nn.Module) -> None:
+    """Stop if class logits are laid out differently."""
+    kinds = head_kind(student), head_kind(teacher)
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"{method}: the student's class logits are of kind {kinds[0]!r}, the teacher's of kind "
+            f'{kinds[1]!r}; {INSTEAD}'
+        )
+
+
+def refuse_other_heads(method: str, model: nn.Module, kind: str, owner: str) -> None:
+    """Stop if a method is for one kind of head and a model has another."""
+    if head_kind(model) != kind:
+        raise InputError(
+            f'{method} is for {KINDS[kind]}, {owner} ({type(model).__name__}) has '
+            f'{KINDS[head_kind(model)]}; for every head: kd, pkd, cwd, fitnet'
+        )
+
+
+KINDS = {
+    'vector': 'the logits of a classifier',
+    'pixel': 'the logits of a segmentor',
+    'roi': 'a RoI head',
+    'dense': 'a dense head',
+    'query': 'a head of queries',
+}
+"""Kinds of heads, in words."""
+
+
+def refuse_other_classes(method: str, student: Side, teacher: Side) -> None:
+    """Stop if heads have other classes, or if they are independent on one side only."""
+    head, guide = logit_head(student.model), logit_head(teacher.model)
+    if is_sigmoid(head) != is_sigmoid(guide):
+        names = ['sigmoid' if is_sigmoid(h) else 'softmax' for h in (head, guide)]
+        raise InputError(
+            f'{method}: {student.owner} has a {names[0]} head, {teacher.owner} a {names[1]} head; '
+            'their logits do not compare. A feature method (pkd, cwd, fitnet) fits this pair'
+        )
+    counts = [getattr(h, 'num_classes', None) for h in (head, guide)]
+    if None not in counts and counts[0] != counts[1]:
+        raise InputError(
+            f'{method}: class count mismatch: {student.owner} has {counts[0]} classes, {teacher.owner}'
+            f' {counts[1]}. Take a teacher of the same classes, or a feature method (pkd, cwd)'
+        )
+
+
+def refuse_other_shapes(
+    method: str, student: Side, teacher: Side, taps: tuple[list[Tap], list[Tap]], alike: bool = True
+) -> None:
+    """Stop if answers come in other numbers of levels, or (``alike``) in other shapes."""
+    ours, theirs = levels_of(student, taps[0]), levels_of(teacher, taps[1])
+    if len(ours) != len(theirs):
+        raise InputError(
+            f'{method}: {student.owner} gives {len(ours)} levels of logits, {teacher.owner} '
+            f'{len(theirs)}; choose pairs with tap=dict(at=..., levels=[...])'
+        )
+    for (what, shape), (_, target) in zip(ours, theirs):
+        if alike and shape != target:
+            raise InputError(
+                f'{method}: {what}: {student.owner} {tuple(shape)} against {teacher.owner} '
+                f'{tuple(target)}; logits need the same classes, anchors and strides'
+            )
+
+
+def refuse_softmax(method: str, student: nn.Module) -> None:
+    """Stop if classes are exclusive, of which a method asks one by one."""
+    head = logit_head(student)
+    if not is_sigmoid(head):
+        raise InputError(
+            f'{method} is for sigmoid classes, {type(head).__name__} of the student has softmax ones; '
+            'for both: kd, pkd, cwd'
+        )
+
+
+def refuse_box(method: str, box: float, student: nn.Module) -> None:
+    """Stop if boxes are weighed that do not compare."""
+    raise InputError(
+        f'{method}: box={box!r}; the boxes of {type(logit_head(student)).__name__} are not compared, only '
+        'those of dense heads with bins or a plain box coder; leave it out'
+    )
