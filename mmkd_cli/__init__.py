@@ -21,6 +21,7 @@ examples:
   mmkd demo                                     see it work, about 5 minutes on two cores
   mmkd train my.py                              train a plain config
   mmkd train my.py --distill pkd --teacher t.py --teacher-checkpoint t.pth
+  mmkd report work_dirs/my_pkd --baseline work_dirs/my
   mmkd COMMAND --help                           options and examples of a command
 
 exit status:

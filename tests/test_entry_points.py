@@ -39,7 +39,7 @@ from mmkd.files.safety import FORCE
 ROOT = Path(__file__).parents[1]
 COMMANDS = mmkd_cli.names()
 
-ONLY_COMMANDS = {'methods'}
+ONLY_COMMANDS = {'methods', 'report'}
 """Those that came when there was `mmkd`."""
 
 PLACES = ('argument', 'load_from', 'init_cfg', 'backbone.init_cfg', 'teacher.init_cfg', 'ema')
