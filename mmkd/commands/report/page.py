@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...version import __version__
 from ..arms import ALONE
+from ..summary import shown
 from ..verdicts import HEADINGS, LEVEL, Row, cells, digits_for, notes_of
 from .charts import COLOURS, DASHES, SECTIONS, Chart, arms_of
 from .numbers import Change, Numbers, seconds_per_iteration
@@ -244,6 +245,8 @@ def _configs(trainings: Sequence[Training]) -> str:
         versions = training.summary.get('versions') or {}
         text = getattr(training.config, 'pretty_text', '') or 'no config was dumped'
         said = f'<p><code>{escape(command)}</code></p>' if command else ''
+        if 'student' in training.summary:
+            said += f'<pre>{escape(shown(dict(training.summary), terminal=False))}</pre>'
         if versions:
             said += (
                 f'<p class="dim">{escape(", ".join(f"{k} {v}" for k, v in versions.items()))}</p>'

@@ -17,9 +17,9 @@ from ...core.method import method_names
 from ...errors import InputError, reason_of
 from ...training.manifest import flat
 from ..arms import ALONE, NO_METRIC, RESULT
+from ..summary import SUMMARY
 
 LOGS = '*/vis_data/scalars.json'
-SUMMARY = 'summary.json'
 QUIET = 900.0
 """Seconds; a training that is not at its end and has logged nothing for so long does not run any more."""
 
@@ -192,7 +192,7 @@ def state_of(training: Training, logged: float) -> str:
     said = training.summary.get('state')
     if said == 'finished' or (training.end and ended_at(training) >= training.end):
         return 'finished'
-    if training.error or said == 'failed' or time.time() - logged > QUIET:
+    if training.error or said == 'stopped' or time.time() - logged > QUIET:
         return 'stopped'
     return 'running'
 

@@ -88,6 +88,25 @@ def test_a_training_that_stopped_says_where_and_why(tmp_path):
     assert 'dpk_0 stopped at epoch 2 of 9: not finite: kd/loss = nan' in text_of(report(tmp_path))
 
 
+def test_what_a_training_has_said_at_its_start_is_shown(tmp_path):
+    folder = logs.trained(tmp_path / 'dpk_0', 0.4)
+    data, student = (
+        dict(train=100, val=20),
+        dict(type='GFL', parameters=2_000_000, trained=2_000_000),
+    )
+    content = dict(student=student, data=data, max_iters=20, seed=0, command='mmkd train my.py',
+                   versions=dict(torch='2.13.0'))  # fmt: skip
+    (folder / 'summary.json').write_text(json.dumps(content))
+    page = report(tmp_path).read_text()
+    for words in (
+        'GFL, 2.00 M parameters',
+        '100 images to train',
+        'mmkd train my.py',
+        'torch 2.13.0',
+    ):
+        assert words in page
+
+
 def test_the_page_needs_nothing_else(seeds):
     page = report(seeds).read_text()
     assert not re.search(r'<(script|link|img|iframe)[^>]+(src|href)="(?!data:)', page)
