@@ -21,7 +21,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.9',
-    packages=find_packages(include=['mmkd', 'mmkd.*']),
+    packages=find_packages(include=['mmkd', 'mmkd.*', 'mmkd_cli']),
+    entry_points={'console_scripts': ['mmkd = mmkd_cli:main']},
     # mmkd/.mim links to configs/ and tools/, where the family looks for `mmkd::` configs
     package_data={
         'mmkd': [
@@ -50,5 +51,9 @@ setup(
         'prettytable',
         'setuptools<81',
     ],
-    extras_require={'dev': ['pytest>=8', 'ruff', 'mypy', 'pre-commit']},
+    extras_require={
+        'report': ['bokeh>=3.4'],
+        'docs': ['mkdocs-material>=9.5'],
+        'dev': ['pytest>=8', 'ruff', 'mypy', 'pre-commit'],
+    },
 )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'mmkd'
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
 ROOMS = sorted({path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE})
-TOP = [path for path in MODULES if path.parent == PACKAGE and path.stem != '__init__']
+TOP = [path for path in MODULES if path.parent == PACKAGE and path.stem[0] != '_']
 
 
 def parts_of(path: Path) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ def test_no_module_is_another_one_with_a_suffix():
 
 @pytest.mark.parametrize(
     'path',
-    [p for p in MODULES if p.stem not in ('__init__', 'version')],
+    [p for p in MODULES if p.stem not in ('__init__', '__main__', 'version')],
     ids=lambda path: '.'.join(parts_of(path)),
 )
 def test_every_module_has_a_test_at_the_mirrored_path(path):

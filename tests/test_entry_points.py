@@ -1,8 +1,9 @@
 """Every way into mmkd is given a hostile checkpoint at every place: it is answered, and its code does not run.
 
-The ways in are found, not listed: the scripts under ``tools/`` by the parsers that they make, the Python
-calls by the signatures of what ``mmkd`` and ``mmkd.commands`` offer. What a new one calls its arguments
-decides how it is fed; one with arguments of unknown names fails here until it is said what they take.
+The ways in are found, not listed: the commands of ``mmkd`` by their parsers, the scripts under ``tools/`` as
+commands, the Python calls by the signatures of what ``mmkd`` and ``mmkd.commands`` offer. What a new one calls
+its arguments decides how it is fed; one with arguments of unknown names fails here until it is said what they
+take.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import importlib
 import inspect
 import os
 import pkgutil
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +31,16 @@ from torch import nn
 
 import mmkd
 import mmkd.commands
+import mmkd_cli
 from mmkd import InputError
 from mmkd.family.building import model_config
 from mmkd.files.safety import FORCE
 
 ROOT = Path(__file__).parents[1]
-TOOLS = sorted((ROOT / 'tools').glob('*.py'))
+COMMANDS = mmkd_cli.names()
+
+ONLY_COMMANDS = {'methods', 'report'}
+"""Those that came when there was `mmkd`."""
 
 PLACES = ('argument', 'load_from', 'init_cfg', 'backbone.init_cfg', 'teacher.init_cfg', 'ema')
 """Where the hostile file is named: by the call itself, or by the config that it is given."""
@@ -109,26 +113,7 @@ FILES = {'config', 'checkpoint', 'weights', 'teacher', 'teachers', 'cfg', 'stude
 # -- the command lines -----------------------------------------------------------------------------
 
 
-class Found(Exception):
-    """The parser of a tool."""
-
-
-def parser_of(tool, monkeypatch):
-    def caught(self, *args, **options):
-        raise Found(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, 'parse_args', caught)
-        patch.setattr(sys, 'argv', [str(tool)])
-        try:
-            runpy.run_path(str(tool), run_name='__main__')
-        except Found as found:
-            return found.args[0]
-        except SystemExit:  # takes no arguments
-            return argparse.ArgumentParser()
-
-
-def command_line(tool, parser, feeds):
+def command_line(name, parser, feeds):
     """Arguments that give a file to whatever takes one; empty where nothing does."""
     actions = [a for a in parser._actions if a.dest != 'help']
     if not {a.dest for a in actions} & FILES:
@@ -141,7 +126,7 @@ def command_line(tool, parser, feeds):
         if switch:
             continue
         assert action.dest in feeds, (
-            f'{tool.name}: say in `Case.feeds` what {action.dest!r} gets, a hostile file if it takes files'
+            f'{name}: say in `Case.feeds` what {action.dest!r} gets, a hostile file if it takes files'
         )
         value = feeds[action.dest]
         values = value if isinstance(value, list) else [value]
@@ -151,19 +136,20 @@ def command_line(tool, parser, feeds):
 
 
 @pytest.mark.parametrize('place', some_slow('argument', 'load_from', 'backbone.init_cfg'))
-@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
-def test_no_tool_runs_the_code_of_a_checkpoint(tool, place, shapes, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('name', COMMANDS)
+def test_no_command_runs_the_code_of_a_checkpoint(
+    name, place, shapes, tmp_path, monkeypatch, capsys
+):
     case = Case(place, tmp_path, shapes)
-    parser = parser_of(tool, monkeypatch)
+    parser = mmkd_cli.fill(argparse.ArgumentParser(), name)
     feeds = dict(case.feeds, match=None)
-    line = command_line(tool, parser, feeds)
+    line = command_line(name, parser, feeds)
     if not line:
         return
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', [str(tool), *line])
     status = 0
     try:
-        runpy.run_path(str(tool), run_name='__main__')
+        mmkd_cli.main([name, *line])
     except SystemExit as stop:
         status = stop.code or 0
     assert case.holds()
@@ -176,13 +162,22 @@ def test_no_tool_runs_the_code_of_a_checkpoint(tool, place, shapes, tmp_path, mo
         assert status == 2, 'the file that it was given was not read'
 
 
-@pytest.mark.parametrize('tool', TOOLS, ids=lambda tool: tool.stem)
-def test_every_tool_imports_mmkd_before_it_does_anything(tool):
+def test_every_tool_is_a_command_and_every_command_a_tool():
+    found = {}
+    for tool in sorted((ROOT / 'tools').glob('*.py')):
+        calls = [n for n in ast.walk(ast.parse(tool.read_text())) if isinstance(n, ast.Call)]
+        assert [call.func.id for call in calls] == ['run_tool'], tool
+        found[tool.stem] = calls[0].args[0].value
+    assert sorted(found.values()) == sorted(set(COMMANDS) - ONLY_COMMANDS)
+    other = {name: command for name, command in found.items() if name.replace('_', '-') != command}
+    assert other == dict(list_taps='taps', export_student='export')
+
+
+def test_a_command_imports_mmkd_before_it_does_anything():
     """That is what makes loading safe."""
-    body = ast.parse(tool.read_text()).body
-    names = [n.module or '' for n in body if isinstance(n, ast.ImportFrom)]
-    names += [alias.name for n in body if isinstance(n, ast.Import) for alias in n.names]
-    assert any(name.split('.')[0] == 'mmkd' for name in names)
+    _, first, *_ = ast.parse(inspect.getsource(mmkd_cli._run)).body[0].body
+    assert isinstance(first, ast.ImportFrom)
+    assert first.module == 'mmkd.commands.tool'
 
 
 # -- Python ----------------------------------------------------------------------------------------

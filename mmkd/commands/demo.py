@@ -33,6 +33,7 @@ from ..family.building import build_model, load_config, model_config
 from ..files.checkpoints import read_checkpoint, weights_of
 from ..files.writing import latest_checkpoint, write_whole
 from .picture import compare_images, draw_comparison
+from .tool import ROOT
 
 DATA, SPEC = (
     'data/demo',
@@ -148,6 +149,18 @@ def run_demo(root: Path, out: Path) -> bool:
     console.print(f'checkpoint    {checkpoint(out / "distilled")} (plain mmdet, {STUDENT})')
     console.print(f'{time.time() - start:.0f} seconds')
     return all(claims.values())
+
+
+def demo_root(out: Path) -> Path:
+    """The folder that has ``configs`` and ``tools`` and takes the data: the checkout, or one in ``out``."""
+    if ROOT.name != '.mim':
+        return ROOT
+    made = out / 'files'
+    made.mkdir(parents=True, exist_ok=True)
+    for name in ('configs', 'tools'):
+        if not (made / name).exists():
+            (made / name).symlink_to(ROOT / name)
+    return made
 
 
 def checkpoint(run: Path) -> Path:

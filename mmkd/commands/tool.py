@@ -1,19 +1,20 @@
-"""What the command lines share: arguments, and wrong input as one message."""
+"""What the command lines share: where their files are, and wrong input as one message."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-
-from mmengine.config import DictAction
 
 from ..errors import InputError
 from ..training.processes import leave_ranks
+
+ROOT = (Path(__file__).parents[1] / '.mim/configs').resolve().parent
+"""Where ``configs`` and ``tools`` are: the checkout, or the folder of them that is installed."""
 
 TRACEBACK = 'MMKD_TRACEBACK'
 NOT_FINITE = (
@@ -21,28 +22,6 @@ NOT_FINITE = (
     'of a method that is named, look at the data, or leave such iterations out (skip_nonfinite=N in the '
     'Distiller)'
 )
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that training and testing share."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help="overrides of the config (before it is distilled): key=value, lists as 'key=[a,b]'",
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='unpickle checkpoints without restriction; they can execute code',
-    )
 
 
 def run_tool(main: Callable[[], Any]) -> None:

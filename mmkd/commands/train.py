@@ -27,6 +27,7 @@ from .runner import (
     register_hooks,
     wrong_config,
 )
+from .summary import SummaryHook
 
 OTHER_ENGINES = ('FlexibleRunner', 'MMFullyShardedDataParallel')
 
@@ -89,10 +90,10 @@ def training_config(
 
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
-    faults = FaultHook()
-    with answered(cfg, ('train', 'val'), faults), trusting(trust_checkpoint):
+    faults, summary = FaultHook(), SummaryHook()
+    with summary.told(), answered(cfg, ('train', 'val'), faults), trusting(trust_checkpoint):
         runner = build_runner(cfg)
-        register_hooks(runner, ResumeHook, ShardingHook, faults)
+        register_hooks(runner, ResumeHook, ShardingHook, faults, summary)
         check_weights(cfg, runner, trust_checkpoint)
         runner.train()
 

@@ -10,6 +10,7 @@ import setuptools
 import torch
 from rich.console import Console
 
+import mmkd_cli
 from mmkd import InputError
 from mmkd.commands import demo
 from mmkd.core.teacher import Teacher
@@ -282,14 +283,24 @@ def test_the_tool_ends_with_the_outcome(monkeypatch, tmp_path, outcome, status):
         return outcome
 
     monkeypatch.setattr(demo, 'run_demo', run_demo)
-    monkeypatch.setattr(sys, 'argv', ['demo.py', '--out', str(tmp_path)])
-    main = runpy.run_path(str(ROOT / 'tools/demo.py'))['main']
+    line = ['demo', '--out', str(tmp_path)]
     if status is None:
-        main()
+        mmkd_cli.main(line)
         return
     with pytest.raises(SystemExit) as end:
-        main()
+        mmkd_cli.main(line)
     assert end.value.code == status
+
+
+def test_without_a_checkout_the_data_go_into_the_output_folder(monkeypatch, tmp_path):
+    installed = tmp_path / 'site-packages/mmkd/.mim'
+    for name in ('configs', 'tools'):
+        (installed / name).mkdir(parents=True)
+    assert demo.demo_root(tmp_path / 'out') == ROOT
+    monkeypatch.setattr(demo, 'ROOT', installed)
+    root = demo.demo_root(tmp_path / 'out')
+    assert (root, demo.demo_root(tmp_path / 'out')) == (tmp_path / 'out/files', root)
+    assert (root / 'configs').resolve() == installed / 'configs'
 
 
 def test_the_teacher_is_trained_stored_and_described(monkeypatch, tmp_path):

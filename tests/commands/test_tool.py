@@ -1,28 +1,17 @@
 """What the command lines share."""
 
-import argparse
 import sys
 
 import pytest
 
 import mmkd.commands.tool
 from mmkd.commands.overrides import nested
-from mmkd.commands.tool import add_common_arguments, run_tool
+from mmkd.commands.tool import ROOT, run_tool
 from mmkd.errors import InputError
 
 
 def test_nested_options():
     assert nested({'a.b.c': 1, 'a.d': 2, 'e': 3}) == {'a': {'b': {'c': 1}, 'd': 2}, 'e': 3}
-
-
-def test_overrides_are_read_as_python_values():
-    parser = argparse.ArgumentParser()
-    add_common_arguments(parser)
-    given = parser.parse_args(['--cfg-options', 'a.b=[1,2]', 'c=True', 'd=text'])
-    assert given.cfg_options == {'a.b': [1, 2], 'c': True, 'd': 'text'}
-    assert (given.launcher, given.trust_checkpoint) == ('none', False)
-    with pytest.raises(SystemExit):
-        parser.parse_args(['--launcher', 'ssh'])
 
 
 def ended(main, monkeypatch):
@@ -89,3 +78,8 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 
     with pytest.raises(KeyError, match='a bug'):
         run_tool(main)
+
+
+def test_configs_and_tools_are_found():
+    assert (ROOT / 'configs/demo/student.py').exists()
+    assert (ROOT / 'tools/train.py').exists()

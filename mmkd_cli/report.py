@@ -1,0 +1,52 @@
+"""Write a page of what trainings have logged: verdict, curves.
+
+Training may still be running, have been stopped, or have been done with several seeds. The page is one file
+that needs no network.
+
+examples:
+  mmkd report work_dirs/my_pkd
+  mmkd report work_dirs/my_pkd --baseline work_dirs/my --teacher work_dirs/teacher_test
+  mmkd report work_dirs/pkd_0 work_dirs/pkd_1 --baseline work_dirs/alone_0 work_dirs/alone_1
+  mmkd report work_dirs/which             all runs of `mmkd compare --work-dir work_dirs/which`
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which trainings, and what they are compared to."""
+    parser.add_argument(
+        'work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='of trainings, or a comparison'
+    )
+    parser.add_argument(
+        '--baseline', nargs='+', type=Path, default=[], metavar='DIR',
+        help='work dirs of the student alone; plain students above are it, too',
+    )  # fmt: skip
+    parser.add_argument(
+        '--teacher',
+        dest='teacher_dir',
+        type=Path,
+        metavar='DIR',
+        help='where the teacher was evaluated (mmkd test --work-dir DIR) or trained',
+    )
+    parser.add_argument('--metric', help="by default the config's save_best, or AP, top-1, mIoU")
+    parser.add_argument(
+        '--out', type=Path, metavar='FILE', help='by default report.html in the first WORK_DIR'
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the page and say where it is."""
+    from mmkd.commands.report import write_report
+
+    page = write_report(
+        args.work_dirs,
+        baseline=args.baseline,
+        teacher_dir=args.teacher_dir,
+        out=args.out,
+        metric=args.metric,
+    )
+    print(page)

@@ -1,0 +1,52 @@
+"""What is said of methods is what their signatures and docstrings say."""
+
+import inspect
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmkd.commands.methods import KNOWN, known_methods, options_of, show_method, show_methods
+from mmkd.core.options import annotations_of
+
+README = Path(__file__).parents[2] / 'README.md'
+OURS = {n: kind for n, kind in known_methods().items() if kind.__module__.startswith('mmkd.')}
+
+
+def printed(show, *names, width=300):
+    console = Console(width=width, record=True, file=io.StringIO())
+    show(*names, console)
+    return console.export_text()
+
+
+def test_every_method_has_a_line():
+    said = printed(show_methods)
+    for name, kind in OURS.items():
+        line = next(line for line in said.splitlines() if line.split()[:1] == [name])
+        assert inspect.getdoc(kind).splitlines()[0] in line
+        assert ('none' in line) == (not kind.needs_teacher)
+
+
+def test_what_they_read_is_what_the_readme_says():
+    rows = re.findall(r'^\| \[`(\w+)`\]\(\S+\) \| .* \| (.*) \| (.*) \|$', README.read_text(), re.M)
+    assert {name: (reads, tasks) for name, reads, tasks in rows} == KNOWN
+    assert KNOWN.keys() == OURS.keys()
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_every_option_is_there_with_its_default_and_a_meaning(name):
+    kind = OURS[name]
+    options = options_of(kind)
+    assert {option.name for option in options} == set(annotations_of(kind)) - {'options'}
+    said = printed(show_method, name)
+    for option in options:
+        assert option.meaning, f'{name}: the docstring does not say what {option.name} is'
+        assert f'\n{option.name}={option.default}\n' in said
+    assert ('weight by default' in said) == bool(kind.weights)
+
+
+def test_a_default_is_what_python_takes():
+    found = {option.name: option for option in options_of(OURS['dpk'])}
+    assert (found['size'].default, found['seed'].needed) == ("'full'", 'a whole number >= 0')
