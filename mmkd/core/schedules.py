@@ -146,6 +146,12 @@ def progress() -> float:
     return min(1.0, hub.get_info('iter', 0) / total) if total else 0.0
 
 
+def iterations_left() -> int:
+    """How many iterations the running training has yet; 0 where nothing runs."""
+    hub = MessageHub.get_current_instance()
+    return max(hub.get_info('max_iters', 0) - hub.get_info('iter', 0), 0)
+
+
 def _build_from_config(config: dict[str, Any]) -> Schedule:
     known = sorted(SCHEDULES.module_dict)
     kind = str(config.get('type', '')).removeprefix('mmkd.')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,18 +12,25 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..collectives import gather_objects, rank
 from ..errors import InputError
 from ..family.building import build_model, load_config, model_config, zoo_checkpoint
 from ..family.roi import Rois
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap
 from ..files.checkpoints import KeyReport, classes_of, load_weights, read_checkpoint, weights_of
+from .forms import EXACT, PRECISIONS, Choice, Form, Precision, Run, fastest
 from .options import Checked
 from .repainting import Pixels, Repaint
+from .schedules import iterations_left
 
-Precision = Literal['fp32', 'bf16', 'fp16']
-PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-"""Number formats by the names that options have for them."""
+Speed = Literal['auto', 'exact', 'max']
+TOLERANCES = {'auto': 0.02, 'max': 0.05}
+"""The relative error that no tapped tensor may exceed."""
+WORTH = 500
+"""For fewer iterations than these nothing is measured."""
+SECONDS = 10.0
+"""After so long no further form is tried."""
 UNTRAINED = 'untrained'
 """In place of a checkpoint: keep the random weights (speed measurements and tests)."""
 
@@ -39,10 +47,14 @@ class Teacher(Checked, nn.Module):
     Args:
         config: a config file, a ``package::`` name, a Config, or a model config.
         checkpoint: its weights; for a ``package::`` config the model zoo's are the default.
+        speed: ``auto`` tries the fast forms below on the first batch of a training of 500 iterations or more
+            and takes the fastest whose answers are within 2 % of the plain ones; ``max`` allows 5 % and
+            tries compiling too, however short the training; ``exact`` runs the plain network. A form that
+            is given by one of the next four options is not measured but taken.
         precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
         channels_last: run in channels-last memory format.
-        fuse: fold BatchNorm into the convolutions before it; BatchNorms can then not be tapped.
-        compile: compile the top-level parts (backbone, neck, ...) that are run.
+        fuse: fold BatchNorm into the convolutions before it; convolutions that have one can then not be tapped.
+        compile: compile the parts between taps, for the first size of batch that comes.
         inputs: ``own`` repaints the student's batch as the teacher's preprocessor would make it;
             ``student`` hands it over as it is.
         strict: whether missing, unexpected or misshaped keys stop the run or are only reported.
@@ -57,6 +69,7 @@ class Teacher(Checked, nn.Module):
         config: str | Path | Config | Mapping[str, Any],
         checkpoint: str | Path | None = None,
         *,
+        speed: Speed = 'auto',
         precision: Precision = 'fp32',
         channels_last: bool = False,
         fuse: bool = False,
@@ -67,15 +80,19 @@ class Teacher(Checked, nn.Module):
         name: str = 'teacher',
     ) -> None:
         super().__init__()
-        self.name, self.compiled = name, compile
-        self.precision, self.channels_last, self.inputs = precision, channels_last, inputs
+        self.name, self.speed, self.inputs = name, speed, inputs
+        self.form = Form(fuse, channels_last, precision, compile)
+        self.settled = False
+        self.measured = False
+        self._refuse_two_forms()
         self.classes: tuple[str, ...] | None = None
         self.repaint: Repaint | None = None
         self.probed = Probe()
         self.config = _model_part(config)
         self.model = build_model(self.config)
         self._load(config, checkpoint, strict, trust_checkpoint)
-        self._prepare(fuse, compile)
+        self.requires_grad_(False)
+        self.eval()
 
     @property
     def owner(self) -> str:
@@ -109,14 +126,39 @@ class Teacher(Checked, nn.Module):
         """Answer taps (by default all that were probed) for a batch that the student's preprocessor made."""
         asked = list(self.probed.shapes if taps is None else taps)
         images = inputs if self.repaint is None else self.repaint(inputs, samples)
-        if self.channels_last:
+
+        def run(model: nn.Module, form: Form) -> Features:
+            return self._answer(model, form, asked, images, samples, rois)
+
+        if not self.settled:
+            self._choose(run, images.device.type)
+        return run(self.model, self.form)
+
+    @property
+    def free(self) -> bool:
+        """Whether the form is still to be chosen."""
+        return not self.settled and self.speed != 'exact' and self.form == EXACT
+
+    def take(self, form: Form) -> None:
+        """Run in this form from now on, and measure nothing."""
+        self.form, self.settled = form, True
+        form.give(self.model, {tap.at for tap in self.probed.shapes})
+
+    def _answer(
+        self,
+        model: nn.Module,
+        form: Form,
+        asked: list[Tap],
+        images: Tensor,
+        samples: Any,
+        rois: Rois | None,
+    ) -> Features:
+        if form.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        counts = self.probed.counts
-        with torch.autocast(
-            images.device.type, PRECISIONS[self.precision], enabled=self.precision != 'fp32'
-        ):
+        counts, lower = self.probed.counts, form.precision != 'fp32'
+        with torch.autocast(images.device.type, PRECISIONS[form.precision], enabled=lower):
             return observe(
-                self.model,
+                model,
                 asked,
                 images,
                 samples,
@@ -126,15 +168,40 @@ class Teacher(Checked, nn.Module):
                 owner=self.owner,
             )
 
+    def _choose(self, run: Run, device: str) -> None:
+        """Settle the form: what is given, else what the first rank finds to be the fastest."""
+        left = iterations_left()
+        short = self.speed == 'auto' and left < WORTH
+        if short or not self.free:
+            return self.take(self.form)
+        choice = self._measured(run, device, left) if rank() == 0 else None
+        told = gather_objects(choice and choice.form)[0]
+        if choice is None:
+            return self.take(told)
+        self.form, self.model, self.settled, self.measured = told, choice.model, True, True
+        print_log(f'{self.owner}: speed={self.speed}: {choice}', 'current')
+
+    def _measured(self, run: Run, device: str, left: float) -> Choice:
+        return fastest(
+            self.model,
+            run,
+            {tap.at for tap in self.probed.shapes},
+            device=device,
+            tolerance=TOLERANCES[self.speed],
+            seconds=SECONDS,
+            passes=math.inf if self.speed == 'max' else left,
+        )
+
     def summary(self) -> str:
-        """One line: name, architecture, size, precision.
+        """One line: name, architecture, size, form.
 
         A user who asks how much memory the teacher takes finds it in the log.
         """
         numbers = [p.numel() for p in self.model.parameters()]
         size = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
         kind = type(self.model).__name__
-        return f'{self.owner}: {kind}, {sum(numbers) / 1e6:.2f} M parameters, {size:.0f} MiB, {self.precision}'
+        how = f'speed={self.speed}' if self.form == EXACT else str(self.form)
+        return f'{self.owner}: {kind}, {sum(numbers) / 1e6:.2f} M parameters, {size:.0f} MiB, {how}'
 
     def _load(self, config: Any, checkpoint: Any, strict: bool, trust: bool) -> None:
         source = checkpoint or zoo_checkpoint(config)
@@ -164,18 +231,11 @@ class Teacher(Checked, nn.Module):
             raise InputError(f'{self.owner}: checkpoint {source}: {report}; {hint}')
         print_log(f'{self.owner}: {source}: {report}', 'current', 30)
 
-    def _prepare(self, fuse: bool, compile: bool) -> None:
-        self.requires_grad_(False)
-        self.eval()
-        if fuse:
-            from mmcv.cnn import fuse_conv_bn
-
-            fuse_conv_bn(self.model)
-        if self.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if compile:
-            for part in self.model.children():
-                part.forward = torch.compile(part.forward)
+    def _refuse_two_forms(self) -> None:
+        if self.form != EXACT and self.speed != 'auto':
+            raise InputError(
+                f'{self.owner}: speed={self.speed!r} beside a form that is given ({self.form}); leave one out'
+            )
 
 
 @torch.no_grad()

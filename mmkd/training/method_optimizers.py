@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -18,8 +20,10 @@ from torch.optim import Optimizer
 
 from ..collectives import local_part, on_any_rank
 from ..core.distiller import Distiller, plain_view
+from ..core.forms import EXACT, Form
 from ..core.method import Method
 from ..core.schedules import progress
+from ..core.teacher import Teacher
 from ..errors import InputError
 from ..registry import HOOKS
 from .manifest import MANIFEST, manifest, refuse_other_training
@@ -28,6 +32,8 @@ KEY = 'method_optimizers'
 """Where a checkpoint keeps the states of the methods' optimisers."""
 STATES = 'method_states'
 """Where a checkpoint keeps what methods remember between iterations."""
+FORMS = 'teacher_forms'
+"""Where a checkpoint keeps in which form each teacher runs, so that a resume measures nothing."""
 SHARES = 'method_shares'
 """Where a checkpoint keeps the weights that follow gradients."""
 
@@ -87,10 +93,11 @@ class DistillationHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Step when the student's optimiser has stepped."""
+        """Step when the student's optimiser has stepped; write down what was measured of teachers."""
         if self.optimizers and runner.optim_wrapper.should_update():
             for optimizer in self.optimizers.values():
                 step_unscaled(optimizer, self._scale)
+        write_forms(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the optimisers' states, what methods remember, and what all was trained with."""
@@ -103,6 +110,11 @@ class DistillationHook(Hook):
         shares = {name: m.share.state() for name, m in methods.items() if m.share is not None}
         if shares:
             checkpoint[SHARES] = shares
+        checkpoint[FORMS] = {
+            name: asdict(teacher.form)
+            for name, teacher in teachers_of(runner).items()
+            if teacher.settled
+        }
         if self.optimizers:
             checkpoint[KEY] = {name: o.state_dict() for name, o in self.optimizers.items()}
 
@@ -116,6 +128,9 @@ class DistillationHook(Hook):
                 method.resume_training(on_cpu(state))
             if method.share is not None and name in checkpoint.get(SHARES, {}):
                 method.share.resume(checkpoint[SHARES][name])
+        for name, form in checkpoint.get(FORMS, {}).items():
+            if teachers_of(runner)[name].free:
+                teachers_of(runner)[name].take(Form(**form))
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
                 optimizer.load_state_dict(on_cpu(checkpoint[KEY][name]))
@@ -157,6 +172,26 @@ def methods_of(runner: Runner) -> dict[str, Method]:
     """The methods of the Runner's model; none if it is no Distiller."""
     model = bare(runner)
     return model.distillation.methods if isinstance(model, Distiller) else {}
+
+
+def teachers_of(runner: Runner) -> dict[str, Teacher]:
+    """The teachers of the Runner's model; none if it is no Distiller."""
+    model = bare(runner)
+    return model.distillation.teachers if isinstance(model, Distiller) else {}
+
+
+@master_only
+def write_forms(runner: Runner) -> None:
+    """Write the forms of teachers that have just been measured into the config that is dumped."""
+    written = {name: t for name, t in teachers_of(runner).items() if t.measured}
+    for name, teacher in written.items():
+        teacher.measured = False
+        spec = runner.cfg.model.teacher
+        own = spec if 'config' in spec else spec[name]
+        own.pop('speed', None)
+        own.update(dict(speed='exact') if teacher.form == EXACT else asdict(teacher.form))
+    if written:
+        runner.dump_config()
 
 
 def on_cpu(state: Any) -> Any:

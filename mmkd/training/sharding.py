@@ -79,7 +79,7 @@ class FullyShard:
             )
         teachers = module.distillation.teachers if isinstance(module, Distiller) else {}
         for name, one in teachers.items():
-            if teacher == 'shard' and one.compiled:
+            if teacher == 'shard' and one.form.compile:
                 raise InputError(
                     f'model_wrapper_cfg.teacher=shard: teacher {name!r} is compiled, and a compiled teacher '
                     'cannot be sharded; set its compile=False, or model_wrapper_cfg.teacher=whole'
@@ -194,6 +194,8 @@ def blocks(model: nn.Module, smallest: int) -> list[nn.Module]:
 def _shard_teacher(teacher: Teacher, options: Sharding) -> None:
     from torch.distributed.fsdp import register_fsdp_forward_method
 
+    if not teacher.settled:
+        teacher.take(teacher.form)  # what is sharded cannot be fused or converted any more
     _lengthen(teacher.model)
     _fully_shard(teacher, teacher.model, options)
     register_fsdp_forward_method(teacher, 'observe')

@@ -1,9 +1,13 @@
 import helpers as h
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from torch import nn
 
+import mmkd.core.teacher as teacher_module
 from mmkd import InputError, Tap, Teacher
+from mmkd.core import forms
+from mmkd.core.forms import EXACT, Form, OneShape
 
 NECK = Tap('neck')
 IMAGES = torch.randn(2, 3, 64, 64)
@@ -76,17 +80,144 @@ def test_cheaper_forms_keep_the_answers(tmp_path, options, tolerance):
 
 
 def test_fusion_leaves_no_batch_norm():
-    assert not any(
-        isinstance(m, nn.BatchNorm2d) for m in teacher(fuse=True).model.backbone.modules()
-    )
+    guide = teacher(fuse=True)
+    levels(guide)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in guide.model.backbone.modules())
 
 
 @pytest.mark.slow
-def test_a_compiled_teacher_keeps_the_answers(tmp_path):
+def test_a_compiled_teacher_keeps_the_answers_and_compiles_for_one_size_only(tmp_path):
     file = saved(tmp_path / 't.pth', h.retinanet())
     plain, fast = teacher(checkpoint=file), teacher(checkpoint=file, compile=True)
-    for got, want in zip(levels(fast), levels(plain)):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    torch._dynamo.utils.counters.clear()
+    levels(fast)
+    graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
+    assert graphs > 0
+    for images in (IMAGES, torch.randn(2, 3, 96, 64), torch.randn(1, 3, 64, 64)):
+        for got, want in zip(fast.observe(images)[NECK], plain.observe(images)[NECK]):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == graphs
+    assert isinstance(fast.model.neck.forward, OneShape)
+
+
+# -- a form that is chosen ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The message hub of a training with 1000 iterations."""
+    hub = MessageHub.get_current_instance()
+    monkeypatch.setitem(hub.runtime_info, 'max_iters', 1000)
+    monkeypatch.setitem(hub.runtime_info, 'iter', 0)
+    return hub
+
+
+@pytest.fixture
+def quick_bf16(monkeypatch):
+    """The forms that run; the clock says 0.3 seconds of those in single precision, 0.1 of bfloat16."""
+    ran, answer = [], Teacher._answer
+
+    def noted(guide, model, form, *args):
+        ran.append(form)
+        return answer(guide, model, form, *args)
+
+    def clock(function, device):
+        function()
+        return 0.1 if ran[-1].precision == 'bf16' else 0.3
+
+    monkeypatch.setattr(Teacher, '_answer', noted)
+    monkeypatch.setattr(forms, 'timed', clock)
+    return ran
+
+
+def test_by_default_the_first_batch_of_a_long_training_tells_the_form(hub, quick_bf16, monkeypatch):
+    said = []
+    monkeypatch.setattr(teacher_module, 'print_log', lambda text, *_: said.append(text))
+    torch.manual_seed(0)
+    plain = levels(teacher(speed='exact'))
+    torch.manual_seed(0)
+    guide = teacher()
+    found = levels(guide)
+    assert guide.form == Form(fuse=True, channels_last=True, precision='bf16')
+    assert 'fuse, channels_last, bf16: 3.00 times as fast, answers within' in said[-1]
+    assert guide.model.backbone.conv1.weight.dtype == torch.bfloat16
+    assert all((a.float() - b).norm() <= 0.02 * b.norm() for a, b in zip(found, plain))
+    count = len(quick_bf16)
+    levels(guide)
+    assert quick_bf16[count:] == [guide.form]
+
+
+def test_a_short_training_or_none_is_exact_and_measures_nothing(hub, quick_bf16):
+    hub.update_info('iter', 501)
+    torch.manual_seed(0)
+    plain = levels(teacher(speed='exact'))
+    torch.manual_seed(0)
+    guide = teacher()
+    assert all(torch.equal(a, b) for a, b in zip(levels(guide), plain))
+    assert guide.form == EXACT
+    assert {*quick_bf16} == {EXACT}
+
+
+def test_a_form_whose_answers_differ_is_not_taken(hub, quick_bf16, monkeypatch):
+    monkeypatch.setitem(teacher_module.TOLERANCES, 'auto', 1e-4)
+    guide = teacher()
+    levels(guide)
+    assert guide.form == EXACT
+
+
+def test_a_form_must_gain_a_tenth(hub, quick_bf16, monkeypatch):
+    monkeypatch.setattr(forms, 'MARGIN', 3.1)
+    guide = teacher()
+    levels(guide)
+    assert guide.form == EXACT
+
+
+def test_a_form_that_fails_is_said_and_left(hub, quick_bf16, monkeypatch):
+    def broken(model, precision):
+        raise RuntimeError('no such kernel')
+
+    said = []
+    monkeypatch.setattr(teacher_module, 'print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(forms, 'store_products', broken)
+    guide = teacher()
+    levels(guide)
+    assert guide.form == EXACT
+    assert 'form exact: 1.00 times' in said[-1]
+    assert 'bf16: RuntimeError: no such kernel' in said[-1]
+
+
+def test_fusion_that_changes_answers_is_left_out(hub, quick_bf16):
+    """A tap at a convolution sees its norm too, once they are one."""
+    guide = teacher(taps=[Tap('backbone.conv1')])
+    guide.model.backbone.bn1.running_var.fill_(4.0)
+    levels(guide, [Tap('backbone.conv1')])
+    assert guide.form == Form(channels_last=True, precision='bf16')
+
+
+def test_compiling_is_tried_where_it_pays_back_or_at_any_price(hub, quick_bf16, monkeypatch):
+    tried = []
+    monkeypatch.setattr(forms, 'between', lambda *_: tried.append(1) or [])
+    levels(teacher())
+    assert not tried  # 1000 iterations of 0.1 seconds
+    hub.update_info('max_iters', 13000)
+    levels(teacher())
+    levels(teacher(speed='max'))
+    assert len(tried) == 2
+
+
+def test_nothing_is_tried_once_time_is_up(hub, quick_bf16, monkeypatch):
+    monkeypatch.setattr(teacher_module, 'SECONDS', 1.7)
+    guide = teacher()
+    levels(guide)
+    assert guide.form == EXACT
+    assert {*quick_bf16} == {EXACT}
+
+
+def test_a_teacher_that_is_told_its_form_measures_nothing(hub, quick_bf16):
+    guide = teacher()
+    guide.take(Form(fuse=True))
+    levels(guide)
+    assert {*quick_bf16} == {Form(fuse=True)}
 
 
 def test_a_checkpoint_is_loaded_bit_for_bit_with_its_classes(tmp_path):
@@ -130,6 +261,8 @@ def test_a_few_wrong_keys_stop_unless_allowed(tmp_path):
         (dict(checkpoint=None), ['checkpoint is missing', '--teacher-checkpoint']),
         (dict(checkpoint='nowhere.pth'), ['nowhere.pth', 'no such file']),
         (dict(precision='fp8'), ["precision='fp8'", "'fp16'"]),
+        (dict(speed='fast'), ["speed='fast'", "'auto'"]),
+        (dict(speed='exact', fuse=True), ["speed='exact'", 'fuse', 'leave one out']),
         (dict(inputs='mine'), ["inputs='mine'", "'own'"]),
         (dict(taps=[Tap('nek')]), ["'nek'", "'neck'", 'teacher']),
         (dict(taps=[Tap('neck', levels=(9,))]), ['9 is out of range', '5 levels']),

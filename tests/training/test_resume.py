@@ -4,14 +4,17 @@ import errno
 import os
 import random
 import signal
+from dataclasses import asdict
 
 import mmengine.runner.runner as mmengine_runner
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from on_gpu import on_gpu
 from resumable import BY_ITERATION, INFINITE, INSIDE, METHODS, WORKERS, Killer, config, run, same
 
+from mmkd.core.forms import Form
 from mmkd.core.method import Method, method_names
 from mmkd.errors import InputError
 from mmkd.family.taps import flatten
@@ -262,3 +265,21 @@ def test_a_plain_checkpoint_is_not_of_a_distillation(shapes, tmp_path):
     run(short(shapes), tmp_path)
     with pytest.raises(InputError, match='is of a training without distillation'):
         run(short(shapes, methods=KD), tmp_path, 'auto')
+
+
+def test_a_resumed_training_keeps_the_form_of_its_teacher(shapes, tmp_path, monkeypatch):
+    """And the dumped config has it, so that who trains with that measures nothing either."""
+    fast = Form(fuse=True, channels_last=True, precision='bf16')
+    clock = iter([1.0, 1.0, 0.3, 1.0, 0.3])
+    monkeypatch.setattr('mmkd.core.forms.timed', lambda function, device: next(clock))
+    monkeypatch.setattr('mmkd.core.teacher.WORTH', 1)
+    cfg = config(shapes, methods=dict(pkd=dict(type='mmkd.PKD')), **INSIDE)
+    assert run(cfg, tmp_path / 'killed', None, Killer(5)) is None
+    (dumped,) = (Config.fromfile(path) for path in (tmp_path / 'killed').glob('*.py'))
+    assert {name: dumped.model.teacher[name] for name in asdict(fast)} == asdict(fast)
+    assert 'speed' not in dumped.model.teacher
+    resumed = run(cfg, tmp_path / 'killed', 'auto')
+    straight = run(dumped, tmp_path / 'straight')
+    assert resumed.model.distillation.teachers['teacher'].form == fast
+    assert straight.model.distillation.teachers['teacher'].form == fast
+    same(straight, resumed)

@@ -158,8 +158,8 @@ def test_weights_by_gradient_share_are_not_sharded():
 
 
 def test_a_compiled_teacher_is_not_sharded():
-    model = h.distiller(h.classifier(), h.classifier(), kd=METHODS['kd'])
-    model.distillation.teachers['teacher'].compiled = True
+    guide = dict(config=h.classifier(), checkpoint='untrained', compile=True)
+    model = h.distiller(h.classifier(), guide, kd=METHODS['kd'])
     assert FullyShard(model, teacher='whole') is model
     with pytest.raises(InputError, match=r'teacher=shard: teacher .teacher. is compiled'):
         FullyShard(model, teacher='shard')

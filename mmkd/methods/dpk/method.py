@@ -13,10 +13,10 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ...collectives import rank, world_size
+from ...core.forms import PRECISIONS, Precision
 from ...core.method import FeatureMethod, channels_of, levels_of, sizes_at
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
 from ...core.step import Side, Step
-from ...core.teacher import PRECISIONS, Precision
 from ...errors import InputError
 from ...family.stages import stage_taps, task_of
 from ...family.taps import Tap
