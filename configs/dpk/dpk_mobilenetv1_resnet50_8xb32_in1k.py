@@ -1,7 +1,7 @@
 _base_ = '../imagenet/mobilenet_v1_8xb32_in1k.py'
 custom_imports = dict(imports=['mmkd'])
 custom_hooks = [dict(type='mmkd.DistillationHook')]
-dpk = dict(type='mmkd.DPK', size='r50_mobilenetv1')
+dpk = dict(type='mmkd.DPK', size='r50_mobilenetv1', temperature=1.0)
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',

@@ -2,7 +2,7 @@ _base_ = '../cifar100/vgg8_cifar100.py'
 custom_imports = dict(imports=['mmkd'])
 custom_hooks = [dict(type='mmkd.DistillationHook')]
 weights = dict(task_weight=1.0, logits=1.0, feature=0.3, level_weights=[0.6, 1.0])
-dpk = dict(type='mmkd.DPK', size='vgg13_vgg8', **weights)
+dpk = dict(type='mmkd.DPK', size='vgg13_vgg8', temperature=1.0, **weights)
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',

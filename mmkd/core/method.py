@@ -17,7 +17,7 @@ from ..necks.adapters import Adapter, as_map, as_maps
 from ..registry import MODELS
 from .options import Checked, Has, ReadBy, annotations_of
 from .schedules import Schedule, Weight, build_schedule
-from .shares import GradientShare, gradient_norms
+from .shares import SHARE, GradientShare, gradient_norms
 from .step import Side, Step
 
 Taps = Annotated[Any, ReadBy(parse_taps, 'a tap or a list of taps')]
@@ -45,6 +45,8 @@ class Method(Checked, nn.Module):
     """Whether its terms have schedules beside the method's weight."""
     weights: ClassVar[dict[str, float]] = {}
     """The published weight for each task."""
+    shares: ClassVar[dict[str, float]] = {}
+    """The share of the task's gradient that ``weight='auto'`` aims at for each task."""
 
     def __init__(
         self,
@@ -93,6 +95,8 @@ class Method(Checked, nn.Module):
         """Fix the weight: the config's, else the published one for the task, else 1."""
         if self._weight is None:
             self._weight = build_schedule(self.weights.get(task, 1.0))
+        if self.share is not None:
+            self.share.aim(self.shares.get(task, SHARE))
         if self.share is not None and self.ramped:
             raise InputError(
                 f"{type(self).__name__}: weight='auto': its terms have ramps of their own, which a share of "

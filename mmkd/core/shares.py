@@ -15,6 +15,8 @@ from ..registry import SCHEDULES
 from .options import Above, AtLeast, Count, ReadBy
 from .schedules import Schedule, build_schedule
 
+SHARE = 0.5
+"""The target for methods that name none for the task."""
 MEMORY = 0.5
 """How much of what was measured before counts when something new is measured."""
 SMALLEST = 1e-30
@@ -31,7 +33,8 @@ class GradientShare:
     outside of ``low`` to ``high`` times the target. On several ranks the squares are summed over them.
 
     Args:
-        target: the share, or a schedule of it; where that is 0 the method is not run.
+        target: the share, or a schedule of it; where that is 0 the method is not run. By default the
+            method's own for the task (``shares``).
         every: iterations between measurements.
         first: iterations at the start that are measured.
         low: below so much of the target the weight grows.
@@ -47,7 +50,7 @@ class GradientShare:
 
     def __init__(
         self,
-        target: Annotated[Any, ReadBy(build_schedule, 'a share, or a schedule')] = 0.1,
+        target: Annotated[Any, ReadBy(build_schedule, 'a share, or a schedule')] | None = None,
         every: Count = 100,
         first: Count = 10,
         low: Annotated[float, AtLeast(0)] = 0.8,
@@ -55,7 +58,7 @@ class GradientShare:
     ) -> None:
         if low >= 1:
             raise InputError(f'GradientShare: low={low}; needed: below 1')
-        self.target: Schedule = build_schedule(target)
+        self.target: Schedule | None = None if target is None else build_schedule(target)
         self.every, self.first, self.low, self.high = every, first, low, high
         self.seen = 0
         self._ratios: dict[str, float] = {}
@@ -63,7 +66,13 @@ class GradientShare:
 
     def __call__(self, progress: float) -> float:
         """The share that is aimed at; the weights are :meth:`factors`."""
+        assert self.target is not None
         return self.target(progress)
+
+    def aim(self, default: float) -> None:
+        """Take this share if none was given."""
+        if self.target is None:
+            self.target = build_schedule(default)
 
     def advance(self) -> bool:
         """Count an iteration; whether it is to be measured."""

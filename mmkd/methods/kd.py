@@ -44,6 +44,8 @@ class KD(Method):
     2.0
     """
 
+    shares = {'classification': 3.0, 'detection': 1.0}
+
     def __init__(
         self,
         temperature: Positive | None = None,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmkd import InputError, Method, Tap
-from mmkd.core.shares import GradientShare, gradient_norms
+from mmkd.core.shares import SHARE, GradientShare, gradient_norms
 
 
 def norms(**ratios):
@@ -126,16 +126,17 @@ def watch(model, method):
 
 
 @pytest.mark.parametrize(
-    ('family', 'method', 'terms'),
+    ('family', 'method', 'share', 'terms'),
     [
-        ('classifier', dict(type='mmkd.PKD'), ['loss']),
-        ('retinanet', dict(type='mmkd.PKD'), ['loss']),
-        ('retinanet', dict(type='mmkd.KD'), ['loss']),
-        ('classifier', dict(type='mmkd.DPK', size='light', optimizer=None),
+        ('classifier', dict(type='mmkd.PKD'), SHARE, ['loss']),
+        ('retinanet', dict(type='mmkd.PKD'), SHARE, ['loss']),
+        ('classifier', dict(type='mmkd.KD'), 3.0, ['loss']),
+        ('retinanet', dict(type='mmkd.KD'), 1.0, ['loss']),
+        ('classifier', dict(type='mmkd.DPK', size='light', optimizer=None), 10.0,
          ['loss_layer3', 'loss_layer4', 'loss_logits']),
     ],
 )  # fmt: skip
-def test_the_gradient_at_the_taps_is_the_wanted_share_of_the_tasks(family, method, terms):
+def test_the_gradient_at_the_taps_is_the_wanted_share_of_the_tasks(family, method, share, terms):
     config = h.FAMILIES[family]
     student, teacher = config(), config()
     model = h.distiller(student, teacher, kd=dict(weight='auto', **method))
@@ -145,7 +146,7 @@ def test_the_gradient_at_the_taps_is_the_wanted_share_of_the_tasks(family, metho
     losses = h.losses_of(model, family)
     assert {name[3:] for name in losses if name.startswith('kd/loss')} == set(terms)
     shares = measured_shares(model, losses, 'kd', terms)
-    assert shares == pytest.approx(dict.fromkeys(terms, 0.1 / len(terms)), rel=1e-3)
+    assert shares == pytest.approx(dict.fromkeys(terms, share / len(terms)), rel=1e-3)
     weights = {name for name in losses if name.startswith('kd/weight')}
     assert weights == {f'kd/{term.replace("loss", "weight")}' for term in terms}
 

@@ -80,7 +80,7 @@ class DPK(FeatureMethod):
         logits: weight of the logits' divergence (classification).
         feature: weight of the reconstruction (classification).
         level_weights: one factor for each level's reconstruction.
-        temperature: of the logits.
+        temperature: of the logits; published: 1.
         task_weight: factor of the student's own losses.
         fgd: ``alpha``, ``beta``, ``gamma``, ``lam``, ``temperature`` of FGD.
         inherit: parts of the student that start from the teacher's weights: ``['neck']``.
@@ -94,6 +94,8 @@ class DPK(FeatureMethod):
     True
     """
 
+    shares = {'classification': 10.0, 'detection': 1.0}
+
     def __init__(
         self,
         size: Annotated[Any, ReadBy(read_size, 'a size')] = 'full',
@@ -104,7 +106,7 @@ class DPK(FeatureMethod):
         logits: NonNegative | None = None,
         feature: NonNegative | None = None,
         level_weights: Sequence[NonNegative] | None = None,
-        temperature: Positive = 1.0,
+        temperature: Positive = 4.0,
         task_weight: NonNegative | None = None,
         fgd: Focal | None = None,
         inherit: str | Sequence[str] = (),
