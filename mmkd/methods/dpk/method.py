@@ -98,7 +98,7 @@ class DPK(FeatureMethod):
 
     def __init__(
         self,
-        size: Annotated[Any, ReadBy(read_size, 'a size')] = 'full',
+        size: Annotated[Any, ReadBy(read_size, 'a size')] = 'light',
         patch: Count | Sequence[Count] | None = None,
         ratio: Annotated[Any, ReadBy(build_ratio, 'a strategy or a number in [0, 1]')] = 'cka',
         mask: Literal['random', 'teacher_energy'] = 'random',
