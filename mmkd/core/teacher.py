@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..family.building import build_model, load_config, model_config, zoo_checkpoint
+from ..family.outside import OutsideBackbone
 from ..family.roi import Rois
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap
@@ -37,8 +38,9 @@ class Teacher(Checked, nn.Module):
     deepest tap, and sees the student's batch in its own normalisation and channel order.
 
     Args:
-        config: a config file, a ``package::`` name, a Config, or a model config.
-        checkpoint: its weights; for a ``package::`` config the model zoo's are the default.
+        config: a config file, a ``package::`` name, a Config, or a model config; ``timm::NAME``,
+            ``hf::NAME`` or ``hf::FOLDER`` are backbones of those packages.
+        checkpoint: its weights; for a ``package::`` name the package's own are the default.
         precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
         channels_last: run in channels-last memory format.
         fuse: fold BatchNorm into the convolutions before it; BatchNorms can then not be tapped.
@@ -91,6 +93,8 @@ class Teacher(Checked, nn.Module):
         if self.inputs == 'own':
             source = Pixels.of(student.data_preprocessor, 'the student')
             target = Pixels.of(self.model.data_preprocessor, self.owner)
+            if isinstance(self.model, OutsideBackbone):
+                target = target.in_rgb_of(source)
             self.repaint = Repaint(source, target)
 
     def probe(self, taps: Iterable[Tap], sizes: Iterable[int | None] = ()) -> Probe:
@@ -133,11 +137,15 @@ class Teacher(Checked, nn.Module):
         """
         numbers = [p.numel() for p in self.model.parameters()]
         size = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
-        kind = type(self.model).__name__
+        kind = getattr(self.model, 'label', '') or type(self.model).__name__
         return f'{self.owner}: {kind}, {sum(numbers) / 1e6:.2f} M parameters, {size:.0f} MiB, {self.precision}'
 
     def _load(self, config: Any, checkpoint: Any, strict: bool, trust: bool) -> None:
         source = checkpoint or zoo_checkpoint(config)
+        outside = self.model if isinstance(self.model, OutsideBackbone) else None
+        if source is None and outside is not None:
+            self._judge(KeyReport(1, missing=outside.load_own()), str(outside.label), strict)
+            return
         if source is None:
             raise InputError(
                 f'{self.owner}: checkpoint is missing; give --teacher-checkpoint FILE '
@@ -149,7 +157,10 @@ class Teacher(Checked, nn.Module):
             return
         content = read_checkpoint(source, trust=trust)
         self.classes = classes_of(content)
-        self._judge(load_weights(self.model, weights_of(content)), str(source), strict)
+        weights: Mapping[str, Tensor] = weights_of(content)
+        if outside is not None:
+            weights = outside.translated(weights)
+        self._judge(load_weights(self.model, weights), str(source), strict)
 
     def _judge(self, report: KeyReport, source: str, strict: bool) -> None:
         if report.clean:
@@ -167,6 +178,10 @@ class Teacher(Checked, nn.Module):
     def _prepare(self, fuse: bool, compile: bool) -> None:
         self.requires_grad_(False)
         self.eval()
+        if fuse and isinstance(self.model, OutsideBackbone):
+            raise InputError(
+                f'{self.owner}: fuse=True: BatchNorms of {self.model.label} may hold an activation; leave it out'
+            )
         if fuse:
             from mmcv.cnn import fuse_conv_bn
 
