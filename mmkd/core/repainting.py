@@ -45,7 +45,6 @@ class Pixels:
             float(getattr(preprocessor, 'pad_value', 0)),
         )
 
-
     def in_rgb_of(self, source: Pixels) -> Pixels:
         """The same for a network that takes red first, whatever order the source's files are read in.
 

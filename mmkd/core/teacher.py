@@ -180,7 +180,7 @@ class Teacher(Checked, nn.Module):
         self.eval()
         if fuse and isinstance(self.model, OutsideBackbone):
             raise InputError(
-                f'{self.owner}: fuse=True: BatchNorms of {self.model.label} may hold an activation; leave it out'
+                f'{self.owner}: fuse=True: BatchNorms of {self.model.label} may hold activations; leave it out'
             )
         if fuse:
             from mmcv.cnn import fuse_conv_bn

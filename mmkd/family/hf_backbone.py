@@ -107,7 +107,9 @@ class HFBackbone(OutsideBackbone):
             return scaled(0.0, factor), scaled(1.0, factor)
         return scaled(said['image_mean'], factor), scaled(said['image_std'], factor)
 
-    def _read(self, step: Any, cure: str = 'needed: a folder with config.json, or a name of the hub') -> Any:
+    def _read(
+        self, step: Any, cure: str = 'needed: a folder with config.json, or a name of the hub'
+    ) -> Any:
         """Let the package read; whatever goes wrong becomes one message."""
         try:
             return step()
@@ -134,5 +136,3 @@ def _kind(transformers: Any, config: Any) -> Any:
         return transformers.AutoModel
     config.out_indices = list(range(len(config.stage_names)))
     return backbone
-
-

@@ -194,7 +194,8 @@ def grid_of(tokens: int, image: Sequence[int], patch: int) -> tuple[int, int, in
         if height and width and 0 <= extra <= (16 if stride == patch else 0):
             return height, width, extra
     raise InputError(
-        f'teacher: {tokens} tokens of an image of {image[0]}x{image[1]} px make no grid of patches of {patch} px'
+        f'teacher: {tokens} tokens of an image of {image[0]}x{image[1]} px make no grid of patches of '
+        f'{patch} px'
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.method import Method, Taps, levels_of
+from ..core.levels import levels_of
+from ..core.method import Method, Taps
 from ..core.options import Positive
 from ..core.step import Side, Step
 from ..errors import InputError
@@ -58,6 +59,7 @@ class KD(Method):
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Choose temperature and logits; teacher and student must have heads of one kind."""
         assert teacher is not None
+        logit_head(teacher)  # a backbone alone has none, which is said
         kinds = head_kind(student), head_kind(teacher)
         if kinds[0] != kinds[1]:
             raise InputError(
