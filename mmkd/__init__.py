@@ -26,7 +26,9 @@ from .core.method import FeatureMethod, Method  # noqa: E402
 from .core.step import Side, Step  # noqa: E402
 from .core.teacher import Teacher  # noqa: E402
 from .errors import InputError  # noqa: E402
+from .family.hf_backbone import HFBackbone  # noqa: E402
 from .family.taps import Tap  # noqa: E402
+from .family.timm_backbone import TimmBackbone  # noqa: E402
 from .methods import AT, CWD, KD, PKD, FitNet  # noqa: E402
 from .necks import Adapter  # noqa: E402
 from .training import CpuAmpOptimWrapper, DistillationHook, FullyShard  # noqa: E402
@@ -45,12 +47,14 @@ __all__ = [
     'FeatureMethod',
     'FitNet',
     'FullyShard',
+    'HFBackbone',
     'InputError',
     'Method',
     'Side',
     'Step',
     'Tap',
     'Teacher',
+    'TimmBackbone',
     '__version__',
     'backbones',
     'build_distiller',

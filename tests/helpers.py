@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,17 @@ FAMILIES = {
     'deformable_detr': deformable_detr,
     'segmentor': segmentor,
 }
+
+
+TEACHERS = Path(sys.prefix) / 'teachers'
+"""Where `make setup` puts timm and transformers: beside the environment, whose imports they would slow down."""
+
+
+def outside(package: str) -> Any:
+    """A package of other people's networks; the test is skipped where it is not installed."""
+    if str(TEACHERS) not in sys.path:
+        sys.path.append(str(TEACHERS))
+    return pytest.importorskip(package, reason=f'{package} is not installed; make setup does it')
 
 
 def build(config: Any) -> nn.Module:

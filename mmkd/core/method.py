@@ -11,10 +11,11 @@ from torch import Size, Tensor, nn
 
 from ..errors import InputError, nearest, refuse_unknown
 from ..family.heads import class_count
-from ..family.stages import backbone_of, task_of
-from ..family.taps import Features, Tap, flatten, parse_taps
+from ..family.stages import backbone_of, stage_taps, task_of
+from ..family.taps import Features, Tap, flatten, has_modules, parse_taps
 from ..necks.adapters import Adapter, as_map, as_maps
 from ..registry import MODELS
+from .levels import levels_of, pair_by_stride, sizes_at
 from .options import Checked, Has, ReadBy, annotations_of
 from .schedules import Schedule, Weight, build_schedule
 from .shares import SHARE, GradientShare, gradient_norms
@@ -144,13 +145,14 @@ class Method(Checked, nn.Module):
 class FeatureMethod(Method):
     """A method that brings the student's features near the teacher's, level by level.
 
-    Subclasses state :meth:`distance`. Levels are paired in order; the student's map is resized to
-    the teacher's size, and projected by a 1x1 convolution where channels differ and ``adapts``.
+    Subclasses state :meth:`distance`. Levels are paired in order where both taps are given, else by stride
+    (:func:`pair_by_stride`); the student's map is resized to the teacher's size, and projected by a 1x1
+    convolution where channels differ and ``adapts``.
 
     Args:
         tap: where to read the student: a tap or a list of taps. By default ``neck`` for detectors
             that have one, the backbone's outputs otherwise.
-        teacher_tap: where to read the teacher; by default the same.
+        teacher_tap: where to read the teacher; by default the same, or its own where it is of another task.
         **options: see :class:`Method`.
     """
 
@@ -172,9 +174,14 @@ class FeatureMethod(Method):
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Take the taps that are given, or the default ones, on both sides."""
-        taps = self.default_taps(student) if self._tap is None else parse_taps(self._tap)
-        self.student_taps = taps
-        self.teacher_taps = taps if self._teacher_tap is None else parse_taps(self._teacher_tap)
+        assert teacher is not None
+        self.student_taps, theirs = self.default_pair(student, teacher)
+        if self._tap is not None:
+            self.student_taps = parse_taps(self._tap)
+            alike = task_of(student) == task_of(teacher)
+            if alike or has_modules(teacher, self.student_taps):
+                theirs = self.student_taps
+        self.teacher_taps = theirs if self._teacher_tap is None else parse_taps(self._teacher_tap)
 
     @property
     def level_taps(self) -> tuple[list[Tap], list[Tap]]:
@@ -186,6 +193,12 @@ class FeatureMethod(Method):
         has_neck = getattr(student, 'neck', None) is not None
         detects = task_of(student) == 'detection'
         return [Tap('neck' if detects and has_neck else backbone_of(student))]
+
+    def default_pair(self, student: nn.Module, teacher: nn.Module) -> tuple[list[Tap], list[Tap]]:
+        """Where to read both when the config does not say; every stage of a teacher of another task."""
+        if task_of(student) == task_of(teacher):
+            return self.default_taps(student), self.default_taps(teacher)
+        return self.default_taps(student), stage_taps(teacher)
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build an adapter for each level."""
@@ -201,6 +214,11 @@ class FeatureMethod(Method):
         self, student: Side, teacher: Side
     ) -> list[tuple[tuple[str, Size], tuple[str, Size]]]:
         """The levels of both sides in words and shape; as many on each, or it is an error."""
+        if self._tap is None or self._teacher_tap is None:
+            old = self.level_taps
+            new = pair_by_stride(self.label, student, teacher, *old)
+            self.student_taps = [*new[0], *(t for t in self.student_taps if t not in old[0])]
+            self.teacher_taps = [*new[1], *(t for t in self.teacher_taps if t not in old[1])]
         taps, target_taps = self.level_taps
         ours, theirs = levels_of(student, taps), levels_of(teacher, target_taps)
         if len(ours) != len(theirs):
@@ -230,7 +248,8 @@ class FeatureMethod(Method):
         taps, target_taps = self.level_taps
         ours = as_probed([t for tap in taps for t in step.student[tap]], self._shapes)
         theirs = [t for tap in target_taps for t in step.answers()[tap]]
-        side = max(step.inputs.shape[-2:])
+        height, width = step.inputs.shape[-2:]
+        side = height if height == width else (height, width)
         maps = (as_maps(s, t, side) for s, t in zip(ours, theirs))
         return [(s.float(), t.float()) for s, t in maps]
 
@@ -244,15 +263,6 @@ class FeatureMethod(Method):
         ours, theirs = (torch.empty(s, device='meta') for s in (shape, target))
         channels = [blank.shape[1] for blank in as_maps(ours, theirs, image, where)]
         return Adapter(*channels) if self.adapts else Adapter(channels[0], channels[0])
-
-
-def levels_of(side: Side, taps: list[Tap]) -> list[tuple[str, Size]]:
-    """Each level at some taps, as words and shape."""
-    return [
-        (f'tap {tap.at!r} level {level}', shape)
-        for tap in taps
-        for level, shape in zip(tap.levels or range(len(side.shapes[tap])), side.shapes[tap])
-    ]
 
 
 def as_probed(tensors: list[Tensor], shapes: list[Size]) -> list[Tensor]:
@@ -275,12 +285,6 @@ def channels_of(side: Side, taps: list[Tap]) -> list[int]:
     """The channels of each level at some taps."""
     blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
     return [as_map(blank).shape[1] for blank in blanks]
-
-
-def sizes_at(side: Side, taps: list[Tap]) -> list[tuple[int, int]]:
-    """Height and width of each level at some taps."""
-    blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
-    return [tuple(as_map(blank).shape[-2:]) for blank in blanks]  # type: ignore[misc]
 
 
 def refuse_single_positions(method: str, side: Side, taps: list[Tap]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,21 @@ class Pixels:
             bool(getattr(preprocessor, 'to_rgb', False) if flipped is None else flipped),
             float(getattr(preprocessor, 'pad_value', 0)),
         )
+
+    def in_rgb_of(self, source: Pixels) -> Pixels:
+        """The same for a network that takes red first, whatever order the source's files are read in.
+
+        The order of what the source makes is told by its mean: of photographs red is the largest, blue the
+        smallest. Where all are alike, files are taken to be read blue first, as the family reads them.
+
+        >>> cifar = Pixels((125.3, 123.0, 113.9), (63.0, 62.1, 66.7), flipped=False, pad_value=0)
+        >>> caffe = Pixels((103.5, 116.3, 123.7), (1.0, 1.0, 1.0), flipped=False, pad_value=0)
+        >>> [cifar.in_rgb_of(other).flipped for other in (cifar, caffe)]
+        [False, True]
+        """
+        first, last = source.mean[0], source.mean[-1]
+        rgb = source.flipped if first == last else first > last
+        return replace(self, flipped=source.flipped == rgb)
 
 
 class Repaint(nn.Module):

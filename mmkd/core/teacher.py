@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..collectives import gather_objects, rank
 from ..errors import InputError
 from ..family.building import build_model, load_config, model_config, zoo_checkpoint
+from ..family.outside import OutsideBackbone
 from ..family.roi import Rois
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap
@@ -45,8 +46,9 @@ class Teacher(Checked, nn.Module):
     deepest tap, and sees the student's batch in its own normalisation and channel order.
 
     Args:
-        config: a config file, a ``package::`` name, a Config, or a model config.
-        checkpoint: its weights; for a ``package::`` config the model zoo's are the default.
+        config: a config file, a ``package::`` name, a Config, or a model config; ``timm::NAME``,
+            ``hf::NAME`` or ``hf::FOLDER`` are backbones of those packages.
+        checkpoint: its weights; for a ``package::`` name the package's own are the default.
         speed: ``auto`` tries the fast forms below on the first batch of a training of 500 iterations or more
             and takes the fastest whose answers are within 2 % of the plain ones; ``max`` allows 5 % and
             tries compiling too, however short the training; ``exact`` runs the plain network. A form that
@@ -84,12 +86,12 @@ class Teacher(Checked, nn.Module):
         self.form = Form(fuse, channels_last, precision, compile)
         self.settled = False
         self.measured = False
-        self._refuse_two_forms()
         self.classes: tuple[str, ...] | None = None
         self.repaint: Repaint | None = None
         self.probed = Probe()
         self.config = _model_part(config)
         self.model = build_model(self.config)
+        self._refuse_form()
         self._load(config, checkpoint, strict, trust_checkpoint)
         self.requires_grad_(False)
         self.eval()
@@ -108,6 +110,8 @@ class Teacher(Checked, nn.Module):
         if self.inputs == 'own':
             source = Pixels.of(student.data_preprocessor, 'the student')
             target = Pixels.of(self.model.data_preprocessor, self.owner)
+            if isinstance(self.model, OutsideBackbone):
+                target = target.in_rgb_of(source)
             self.repaint = Repaint(source, target)
 
     def probe(self, taps: Iterable[Tap], sizes: Iterable[int | None] = ()) -> Probe:
@@ -199,12 +203,16 @@ class Teacher(Checked, nn.Module):
         """
         numbers = [p.numel() for p in self.model.parameters()]
         size = sum(p.numel() * p.element_size() for p in self.model.parameters()) / 2**20
-        kind = type(self.model).__name__
+        kind = getattr(self.model, 'label', '') or type(self.model).__name__
         how = f'speed={self.speed}' if self.form == EXACT else str(self.form)
         return f'{self.owner}: {kind}, {sum(numbers) / 1e6:.2f} M parameters, {size:.0f} MiB, {how}'
 
     def _load(self, config: Any, checkpoint: Any, strict: bool, trust: bool) -> None:
         source = checkpoint or zoo_checkpoint(config)
+        outside = self.model if isinstance(self.model, OutsideBackbone) else None
+        if source is None and outside is not None:
+            self._judge(KeyReport(1, missing=outside.load_own()), str(outside.label), strict)
+            return
         if source is None:
             raise InputError(
                 f'{self.owner}: checkpoint is missing; give --teacher-checkpoint FILE '
@@ -216,7 +224,10 @@ class Teacher(Checked, nn.Module):
             return
         content = read_checkpoint(source, trust=trust)
         self.classes = classes_of(content)
-        self._judge(load_weights(self.model, weights_of(content)), str(source), strict)
+        weights: Mapping[str, Tensor] = weights_of(content)
+        if outside is not None:
+            weights = outside.translated(weights)
+        self._judge(load_weights(self.model, weights), str(source), strict)
 
     def _judge(self, report: KeyReport, source: str, strict: bool) -> None:
         if report.clean:
@@ -231,10 +242,14 @@ class Teacher(Checked, nn.Module):
             raise InputError(f'{self.owner}: checkpoint {source}: {report}; {hint}')
         print_log(f'{self.owner}: {source}: {report}', 'current', 30)
 
-    def _refuse_two_forms(self) -> None:
+    def _refuse_form(self) -> None:
         if self.form != EXACT and self.speed != 'auto':
             raise InputError(
                 f'{self.owner}: speed={self.speed!r} beside a form that is given ({self.form}); leave one out'
+            )
+        if self.form.fuse and isinstance(self.model, OutsideBackbone):
+            raise InputError(
+                f'{self.owner}: fuse=True: BatchNorms of {self.model.label} may hold activations; leave it out'
             )
 
 

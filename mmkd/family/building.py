@@ -15,12 +15,15 @@ from mmengine.utils import get_installed_path
 from torch import nn
 
 from ..errors import InputError, nearest, reason_of
+from .outside import outside_config
 
 CONFIG_SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
 
 def load_config(source: str | Path | Config) -> Config:
     """Read a config from a file or a ``package::`` name; a Config is copied.
+
+    The network of a ``timm::`` or ``hf::`` name becomes the config of a teacher.
 
     >>> load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model.type
     'RetinaNet'
@@ -44,6 +47,8 @@ def refuse_without_model(cfg: Mapping[str, Any], source: Any = None) -> None:
 
 def _read_config(source: str | Path) -> Config:
     """Run a config file; whatever goes wrong in it is wrong input."""
+    if (model := outside_config(str(source))) is not None:
+        return Config(dict(model=model))
     try:
         path = config_path(str(source))
         if path.is_file() and path.suffix not in CONFIG_SUFFIXES:
@@ -80,7 +85,7 @@ def config_path(name: str) -> Path:
 
 def zoo_checkpoint(source: Any) -> str | None:
     """Where the model zoo keeps the weights of a ``package::`` config, None if it names none."""
-    if not isinstance(source, str) or '::' not in source:
+    if not isinstance(source, str) or '::' not in source or outside_config(source):
         return None
     package, inner = _get_package_and_cfg_path(source)
     try:

@@ -228,6 +228,16 @@ def find_module(model: nn.Module, at: str, owner: str = 'the model') -> nn.Modul
     return modules[at]
 
 
+def has_modules(model: nn.Module, taps: Iterable[Tap]) -> bool:
+    """Whether a model has a module at every tap.
+
+    >>> has_modules(nn.Sequential(nn.ReLU()), [Tap('0')]), has_modules(nn.ReLU(), [Tap('0')])
+    (True, False)
+    """
+    names = {name for name, _ in model.named_modules()}
+    return all(tap.at in names for tap in taps)
+
+
 def parse_taps(spec: Any) -> list[Tap]:
     """Read one tap or a list of taps.
 

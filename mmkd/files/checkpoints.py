@@ -29,6 +29,9 @@ COUNTERS = 'num_batches_tracked'
 """BatchNorm's counters: absent from old checkpoints, and no weights."""
 
 
+SAFE_SUFFIX = '.safetensors'
+"""Of files that hold tensors and cannot hold code."""
+
 REFUSED = 'unsupported|unrecognized function|create new object|Can only build'
 """Words with which torch's restricted reader and ours say that a file wants more than data."""
 
@@ -60,6 +63,8 @@ def weights_of(checkpoint: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
     ['a']
     """
     state = checkpoint.get('state_dict', checkpoint)
+    if state is checkpoint and isinstance(checkpoint.get('model'), Mapping):
+        state = checkpoint['model']  # as DeiT and its kin write them
     if not isinstance(state, Mapping):
         raise InputError(f'state_dict: is a {type(state).__name__}; needed: tensors by name')
     named = ((str(name).removeprefix('module.'), value) for name, value in state.items())
@@ -216,12 +221,25 @@ def _local(path: str) -> Path:
 def _read_safely(file: Path, place: Any) -> Any:
     """Read a file without executing code of it."""
     protect()
+    if file.suffix == SAFE_SUFFIX:
+        return _answered(file, lambda: _safetensors(file, place))
     if names := _answered(file, lambda: asked_for(file)):
         more = ', ...' if len(names) > 4 else ''
         raise _wants_code(file, f'wants to run {", ".join(names[:4])}{more} while it is read')
     content = _answered(file, lambda: torch.load(file, map_location=place, weights_only=True))
     _answered(file, lambda: refuse_overstated(file, content))
     return content
+
+
+def _safetensors(file: Path, place: Any) -> dict[str, Tensor]:
+    """The tensors of a file of that format, which holds nothing else."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError(
+            f'checkpoint {file}: needs the package safetensors; pip install safetensors'
+        ) from error
+    return load_file(file, device=str(place))
 
 
 def _answered(file: Path, step: Callable[[], T]) -> T:

@@ -50,6 +50,13 @@ class CWD(FeatureMethod):
             return [Tap('decode_head.conv_seg')]
         return super().default_taps(student)
 
+    def default_pair(self, student: nn.Module, teacher: nn.Module) -> tuple[list[Tap], list[Tap]]:
+        """Of a segmentor the features, where the teacher is none and has no class scores for pixels."""
+        taps, theirs = super().default_pair(student, teacher)
+        if task_of(student) != task_of(teacher):
+            taps = super().default_taps(student)
+        return taps, theirs
+
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`channel_kl`."""
         assert self.temperature is not None

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.method import FeatureMethod, channels_of, refuse_other_task
+from ..core.levels import channels_of
+from ..core.method import FeatureMethod, refuse_other_task
 from ..core.options import NonNegative, Positive
 from ..core.step import Side, Step
 from ..necks.focal_global import FocalGlobalLevels, focal_temperature, focal_weights

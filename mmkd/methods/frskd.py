@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.method import Method, Taps, channels_of, levels_of, refuse_unordered
+from ..core.levels import channels_of, levels_of
+from ..core.method import Method, Taps, refuse_unordered
 from ..core.options import Count, Positive, Share
 from ..core.schedules import Schedule, Weight, build_schedule
 from ..core.step import Side, Step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Union
 
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
@@ -40,16 +41,23 @@ def resize(feature: Tensor, size: tuple[int, int] | Size) -> Tensor:
     return F.interpolate(feature, tuple(size), mode='bilinear', align_corners=False)
 
 
-def as_map(feature: Tensor, what: str = 'the feature', image: int = 0) -> Tensor:
-    """A feature as a map [B, C, H, W]: vectors become 1x1 maps, square token grids become maps.
+STRIDES = (1, 2, 4, 8, 14, 16, 32, 64)
+"""Sides of patches that networks have."""
+Image = Union[int, 'tuple[int, int]']
+"""Side of a square image, or height and width; 0 for an image that is not known."""
+
+
+def as_map(feature: Tensor, what: str = 'the feature', image: Image = 0) -> Tensor:
+    """A feature as a map [B, C, H, W]: vectors become 1x1 maps, grids of tokens become maps.
 
     Tokens are [B, N, C]; [B, C, N] is taken where only that makes a square, or a finer one of natural stride.
-    Tokens before a square grid (a class token, a distillation token) are left out.
+    Of an image that is no square the grid has its shape. Tokens before a grid (a class token, a distillation
+    token) are left out.
 
     Args:
         feature: the feature.
         what: its name in messages.
-        image: the side of the image that it is of, if that is known.
+        image: the image that it is of, if that is known.
 
     >>> import torch
     >>> [tuple(as_map(torch.zeros(*s)).shape) for s in ((2, 8), (2, 49, 8), (2, 50, 8), (2, 8, 49))]
@@ -65,12 +73,12 @@ def as_map(feature: Tensor, what: str = 'the feature', image: int = 0) -> Tensor
             f'{what}: {tuple(feature.shape)} is no map [B, C, H, W], no vector [B, C] and no square '
             'grid of tokens [B, N, C]; tap another module (tools/list_taps.py CONFIG prints shapes)'
         )
-    side = grid_side(tokens.shape[1])
-    return tokens[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
+    height, width = _grid(tokens.shape[1], image)
+    return tokens[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
 
 
 def as_maps(
-    student: Tensor, teacher: Tensor, image: int = 0, what: str = 'the features'
+    student: Tensor, teacher: Tensor, image: Image = 0, what: str = 'the features'
 ) -> tuple[Tensor, Tensor]:
     """Both features as maps; as many tokens on both sides that make no square become columns.
 
@@ -103,10 +111,26 @@ def grid_side(tokens: int) -> int:
     return 0
 
 
-def _tokens_first(feature: Tensor, image: int) -> Tensor | None:
-    """A feature as [B, N, C] where N makes a square grid; None where it has none."""
-    first, last = (grid_side(size) for size in feature.shape[1:])
-    if first and last:
+def _grid(tokens: int, image: Image) -> tuple[int, int]:
+    """Height and width of the grid that tokens make; zeros for none.
+
+    >>> _grid(197, 224), _grid(6 * 10 + 1, (96, 160)), _grid(7, (96, 160))
+    ((14, 14), (6, 10), (0, 0))
+    """
+    if isinstance(image, int) or image[0] == image[1]:
+        return grid_side(tokens), grid_side(tokens)
+    for stride in STRIDES:
+        whole, begun = ([way(side / stride) for side in image] for way in (math.floor, math.ceil))
+        for height, width in (whole, begun):
+            if height * width and 0 <= tokens - height * width <= 2:
+                return height, width
+    return 0, 0
+
+
+def _tokens_first(feature: Tensor, image: Image) -> Tensor | None:
+    """A feature as [B, N, C] where N makes a grid; None where it has none."""
+    first, last = (_grid(size, image)[0] for size in feature.shape[1:])
+    if first and last and isinstance(image, int):
         return (
             feature.transpose(1, 2) if _natural(last, image) > _natural(first, image) else feature
         )
@@ -115,4 +139,4 @@ def _tokens_first(feature: Tensor, image: int) -> Tensor | None:
 
 def _natural(side: int, image: int) -> bool:
     """Whether patches of 14 or a power of two cut an image's side into as many."""
-    return image % side == 0 and image // side in (1, 2, 4, 8, 14, 16, 32, 64)
+    return image % side == 0 and image // side in STRIDES

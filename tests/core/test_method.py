@@ -7,13 +7,12 @@ import torch.nn.functional as F
 from torch import Size
 
 from mmkd import InputError, Tap
+from mmkd.core.levels import channels_of, levels_of
 from mmkd.core.method import (
     FeatureMethod,
     Method,
     build_method,
-    channels_of,
     find_method,
-    levels_of,
     method_names,
     refuse_other_task,
     refuse_unordered,
@@ -136,7 +135,7 @@ def test_without_a_say_a_method_has_no_state_and_all_its_terms_reach_the_student
 )
 def test_by_default_the_neck_of_detectors_and_the_backbone_of_others_is_tapped(family, place):
     method = FeatureMethod()
-    method.plan(h.build(h.FAMILIES[family]()), None)
+    method.plan(*[h.build(h.FAMILIES[family]())] * 2)
     assert method.student_taps == method.teacher_taps == [Tap(place)]
 
 
@@ -222,7 +221,10 @@ def test_tokens_of_a_transformer_teach_a_convolutional_map():
     [
         (dict(tap='nek'), ["unknown tap 'nek'", 'the student', "'neck'"]),
         (dict(tap=dict(at='neck', levels=[7])), ['levels [7]', 'the student has 5 levels']),
-        (dict(teacher_tap=dict(at='neck', levels=[0])), ['5 levels', '1 at', 'levels=[...]']),
+        (
+            dict(tap='neck', teacher_tap=dict(at='neck', levels=[0])),
+            ['5 levels', '1 at', 'levels=[...]'],
+        ),
         (dict(teacher_tap='backbone.bn'), ["'backbone.bn'", 'the teacher']),
         (
             dict(tap=dict(at='neck', levels=[0]), teacher_tap='bbox_head.loss_cls'),

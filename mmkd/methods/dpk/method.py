@@ -13,8 +13,13 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ...collectives import rank, world_size
+<<<<<<< HEAD
 from ...core.forms import PRECISIONS, Precision
 from ...core.method import FeatureMethod, channels_of, levels_of, sizes_at
+=======
+from ...core.levels import channels_of, levels_of, sizes_at
+from ...core.method import FeatureMethod
+>>>>>>> w-pairs
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
 from ...core.step import Side, Step
 from ...errors import InputError
@@ -149,9 +154,10 @@ class DPK(FeatureMethod):
         assert teacher is not None
         self._refuse_idle(task_of(student))
         super().plan(student, teacher)
-        if self._tap is None and self._teacher_tap is None:
-            self.teacher_taps = self.default_taps(teacher)
-        for name, value in PUBLISHED.get(task_of(student), NO_TASK).items():
+        published = PUBLISHED.get(task_of(student), NO_TASK)
+        if task_of(student) != task_of(teacher):  # it has no such logits
+            published = {**published, 'logits': 0.0}
+        for name, value in published.items():
             self.factors[name] = value if self.factors[name] is None else self.factors[name]
         self.task_weight = self.factors['task'] or 0.0
         if self.factors['logits']:
