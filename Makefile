@@ -4,7 +4,7 @@ export PYTHONUNBUFFERED = 1
 WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup demo test test-all test-slurm torture lint
+.PHONY: help setup demo test test-all test-slurm torture lint docs
 SEED ?= 0
 MINUTES ?= 10
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make test-slurm  training under Slurm: a cluster of this machine, as root'
 	@echo 'make torture   random kills, damaged and hostile files, wrong options (SEED=0 MINUTES=10)'
 	@echo 'make lint      ruff and mypy'
+	@echo 'make docs      the documentation as a site in work_dirs/site; a link that leads nowhere is an error'
 
 setup:
 	@bash tools/setup_env.sh $(VENV)
@@ -39,3 +40,6 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: setup
+	$(VENV)/bin/mkdocs build --strict --quiet

@@ -28,6 +28,7 @@ setup(
         'mmkd': [
             'py.typed',
             '.mim/configs/**/*.py',
+            '.mim/configs/**/metafile.yml',
             '.mim/configs/demo/teacher.*',
             '.mim/tools/*',
             '.mim/model-index.yml',

@@ -6,6 +6,7 @@ that needs no network.
 examples:
   mmkd report work_dirs/my_pkd
   mmkd report work_dirs/my_pkd --baseline work_dirs/my --teacher work_dirs/teacher_test
+  mmkd report work_dirs/my_pkd --baseline work_dirs/my --pictures 6
   mmkd report work_dirs/pkd_0 work_dirs/pkd_1 --baseline work_dirs/alone_0 work_dirs/alone_1
   mmkd report work_dirs/which             all runs of `mmkd compare --work-dir work_dirs/which`
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from .arguments import add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--metric', help="by default the config's save_best, or AP, top-1, mIoU")
     parser.add_argument(
+        '--pictures', type=int, default=0, metavar='N',
+        help='run alone, distilled and teacher on the validation images, and show N of them',
+    )  # fmt: skip
+    add_trust(parser)
+    parser.add_argument(
         '--out', type=Path, metavar='FILE', help='by default report.html in the first WORK_DIR'
     )
 
@@ -48,5 +56,7 @@ def run(args: argparse.Namespace) -> None:
         teacher_dir=args.teacher_dir,
         out=args.out,
         metric=args.metric,
+        pictures=args.pictures,
+        trust_checkpoint=args.trust_checkpoint,
     )
     print(page)

@@ -81,7 +81,10 @@ class Compared:
 
 
 def compare_images(
-    coco: Mapping[str, Any], found: Mapping[str, Sequence[Mapping[str, Any]]], score: float
+    coco: Mapping[str, Any],
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    score: float,
+    rows: int = ROWS,
 ) -> tuple[list[Compared], str]:
     """The images to show, and a sentence that says how they were chosen.
 
@@ -89,6 +92,7 @@ def compare_images(
         coco: images, annotations and categories.
         found: the boxes of each detector, as COCO's results.
         score: boxes of less are left out, whichever detector they are of.
+        rows: how many images.
     """
     names = {category['id']: category['name'] for category in coco['categories']}
     truth = _by_image(coco['annotations'], names)
@@ -101,7 +105,8 @@ def compare_images(
         objects = truth.get(image['id'], [])
         judged = {d: judge(of.get(image['id'], []), objects) for d, of in boxes.items()}
         images.append(Compared(image['file_name'], objects, judged))
-    return choose(images), _caption(images, score)
+    chosen = choose(images, rows)
+    return chosen, _caption(images, chosen, score)
 
 
 def judge(boxes: Sequence[Box], objects: Sequence[Box]) -> Judged:
@@ -156,9 +161,10 @@ def _sides(images: Sequence[Compared]) -> tuple[list[Compared], list[Compared]]:
     return [i for i in order if i.gain > 0], [i for i in order if i.gain < 0]
 
 
-def _caption(images: Sequence[Compared], score: float) -> str:
-    every, shown = ([len(side) for side in _sides(some)] for some in (images, choose(images)))
-    overall = {d: pooled(image.detectors[d] for image in images).f1 for d in DETECTORS}
+def _caption(images: Sequence[Compared], chosen: Sequence[Compared], score: float) -> str:
+    every, shown = ([len(side) for side in _sides(some)] for some in (images, chosen))
+    found = [d for d in DETECTORS if images and d in images[0].detectors]
+    overall = {d: pooled(image.detectors[d] for image in images).f1 for d in found}
     scores = ', '.join(f'{COLUMNS[detector]} {f1:.2f}' for detector, f1 in overall.items())
     return (
         f'Boxes of score {score} and more; F1 at IoU {LEAST_OVERLAP} over all {len(images)} images: {scores}.\n'
@@ -202,9 +208,9 @@ def draw_comparison(
     images: Path,
     chosen: Sequence[Compared],
     caption: str,
-    table: Sequence[tuple[str, float, float, float]],
+    table: Sequence[tuple[str, float, float, float]] = (),
 ) -> None:
-    """Draw a row of four panels for each image, and the table below.
+    """Draw a row of panels for each image, and the table below if there is one.
 
     Args:
         picture: the PNG to write.
@@ -213,12 +219,14 @@ def draw_comparison(
         caption: the sentence below the panels.
         table: rows of a name and the AP alone, distilled and of the teacher, all classes first.
     """
-    height = PANEL * len(chosen) + TABLE + 1.65
+    below = TABLE if table else 0.1
+    columns = [name for name in COLUMNS if name == 'truth' or name in chosen[0].detectors]
+    height = PANEL * len(chosen) + below + 1.65
     figure = Figure(figsize=(WIDTH, height), dpi=110, facecolor='white')
-    top, bottom = 1 - 0.45 / height, (TABLE + 1.2) / height
+    top, bottom = 1 - 0.45 / height, (below + 1.2) / height
     grid = figure.add_gridspec(
         len(chosen),
-        len(COLUMNS),
+        len(columns),
         left=0.04,
         right=0.99,
         top=top,
@@ -228,21 +236,22 @@ def draw_comparison(
     )
     for row, image in enumerate(chosen):
         pixels = np.asarray(cv2.imread(str(images / image.file)))[..., ::-1]
-        for column, detector in enumerate(COLUMNS):
+        for column, detector in enumerate(columns):
             axes = figure.add_subplot(grid[row, column])
             _panel(axes, pixels, image, detector)
             if row == 0:
                 axes.set_title(_title(detector, table), fontsize=11, fontweight='bold')
-    below = bottom - 0.5 / height
-    _legend(figure, below)
-    figure.text(0.04, below - 0.06 / height, caption, fontsize=8.5, va='top')
-    _table(figure.add_axes((0.04, 0.1 / height, 0.95, (TABLE - 0.1) / height)), table)
+    legend = bottom - 0.5 / height
+    _legend(figure, legend)
+    figure.text(0.04, legend - 0.06 / height, caption, fontsize=8.5, va='top')
+    if table:
+        _table(figure.add_axes((0.04, 0.1 / height, 0.95, (TABLE - 0.1) / height)), table)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture)
 
 
 def _title(detector: str, table: Sequence[tuple[str, float, float, float]]) -> str:
-    every = dict(zip(DETECTORS, table[0][1:]))
+    every = dict(zip(DETECTORS, table[0][1:])) if table else {}
     return COLUMNS[detector] + (f'  AP {every[detector]:.3f}' if detector in every else '')
 
 

@@ -56,13 +56,31 @@ def _read_config(source: str | Path) -> Config:
                 f'config {source}: no config; needed: a file that ends in {", ".join(CONFIG_SUFFIXES)} '
                 '(weights have an argument of their own)'
             )
-        return Config.fromfile(path)
+        return _without_our_scope(Config.fromfile(path))
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(f'config {source}: no such file ({error})') from error
     except Exception as error:  # a config is code, which can fail in any way
         raise InputError(f'config {source}: cannot be read ({reason_of(error)})') from error
+
+
+def _without_our_scope(cfg: Config) -> Config:
+    """A config that stands on an ``mmkd::`` one, as if it stood on its file.
+
+    mmengine marks what comes from there with our scope, in which the toolboxes' names are not found; our own
+    names say ``mmkd.`` themselves.
+    """
+    waiting: list[Any] = [cfg._cfg_dict]
+    while waiting:
+        place = waiting.pop()
+        if isinstance(place, dict):
+            if place.get('_scope_') == 'mmkd':
+                del place['_scope_']
+            waiting += place.values()
+        elif isinstance(place, (list, tuple)):
+            waiting += place
+    return cfg
 
 
 def config_path(name: str) -> Path:

@@ -92,3 +92,14 @@ def test_a_config_is_built_as_often_as_one_likes():
     first, second = build_model(config), build_model(config)
     assert config.to_dict() == before
     assert first.state_dict().keys() == second.state_dict().keys()
+
+
+def test_a_config_that_stands_on_one_of_ours_finds_the_toolboxes_names(tmp_path):
+    base = "_base_ = 'mmkd::shapes/rtmdet_pico_shapes.py'\n"
+    part = "model = dict(type='RTMDet', backbone={{_base_.model.backbone}})\n"
+    (tmp_path / 'own.py').write_text(base)
+    (tmp_path / 'part.py').write_text(base + part)
+    for name in ('own.py', 'part.py'):
+        cfg = load_config(tmp_path / name)
+        assert "_scope_='mmkd'" not in cfg.pretty_text
+        assert cfg.visualizer.type == 'DetLocalVisualizer'

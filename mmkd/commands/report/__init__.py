@@ -9,6 +9,7 @@ from ...files.writing import refuse_unwritable, write_whole
 from .charts import draw, lines_of
 from .numbers import numbers_of
 from .page import Page
+from .pictures import draw_pictures
 from .runs import evaluated, name_arms, read_trainings
 
 
@@ -19,6 +20,8 @@ def write_report(
     teacher_dir: Path | None = None,
     out: Path | None = None,
     metric: str | None = None,
+    pictures: int = 0,
+    trust_checkpoint: bool = False,
 ) -> Path:
     """Write the page; where it is.
 
@@ -28,6 +31,8 @@ def write_report(
         teacher_dir: where the teacher was evaluated or trained.
         out: the file; by default ``report.html`` in the first work dir.
         metric: that decides; by default ``save_best`` or the usual one.
+        pictures: how many images are shown with what alone, distilled and teacher find; they are run for it.
+        trust_checkpoint: unpickle checkpoints without restriction.
     """
     out = work_dirs[0] / 'report.html' if out is None else out
     refuse_unwritable(out.parent, '--out')
@@ -40,6 +45,11 @@ def write_report(
     guide = theirs.get(numbers.metric) if numbers.metric else None
     charts, script, library = draw(sections, guide, trainings[0].by_epoch)
     page = Page(trainings, numbers, charts, script, library)
+    if pictures:
+        picture = out.with_suffix('.png')
+        page.picture = (
+            picture, draw_pictures(trainings, numbers, pictures, picture, trust_checkpoint),
+        )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, page.html().encode())
     return out
