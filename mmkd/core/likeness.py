@@ -7,14 +7,15 @@ from torch import nn
 from ..errors import InputError
 from ..family.heads import head_kind, is_sigmoid, logit_head
 from ..family.taps import Tap
-from .method import levels_of
+from .levels import levels_of
 from .step import Side
 
 INSTEAD = 'a feature method (pkd, cwd, fitnet) fits this pair'
 
 
 def refuse_other_kinds(method: str, student: nn.Module, teacher: nn.Module) -> None:
-    """Stop if class logits are laid out differently."""
+    """Stop if class logits are laid out differently, or if the teacher has none."""
+    logit_head(teacher)
     kinds = head_kind(student), head_kind(teacher)
     if kinds[0] != kinds[1]:
         raise InputError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.levels import channels_of, levels_of
 from ..core.likeness import (
     refuse_box,
     refuse_other_classes,
@@ -14,7 +15,7 @@ from ..core.likeness import (
     refuse_other_shapes,
     refuse_softmax,
 )
-from ..core.method import Method, channels_of, levels_of
+from ..core.method import Method
 from ..core.options import Count, NonNegative
 from ..core.step import Side, Step
 from ..errors import InputError

@@ -6,11 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from ..core.likeness import refuse_other_classes, refuse_other_kinds, refuse_other_shapes
-=======
-from ..core.levels import levels_of
->>>>>>> w-pairs
 from ..core.method import Method, Taps
 from ..core.options import Positive
 from ..core.step import Side, Step
@@ -64,17 +60,7 @@ class KD(Method):
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Choose temperature and logits; teacher and student must have heads of one kind."""
         assert teacher is not None
-<<<<<<< HEAD
         refuse_other_kinds('KD', student, teacher)
-=======
-        logit_head(teacher)  # a backbone alone has none, which is said
-        kinds = head_kind(student), head_kind(teacher)
-        if kinds[0] != kinds[1]:
-            raise InputError(
-                f"KD: the student's class logits are of kind {kinds[0]!r}, the teacher's of kind "
-                f'{kinds[1]!r}; a feature method (pkd, cwd, fitnet) fits this pair'
-            )
->>>>>>> w-pairs
         self.divergence = LogitDivergence.of(student, teacher, self.temperature)
         self.student_taps = logit_taps(student) if self._tap is None else parse_taps(self._tap)
         if self._teacher_tap is not None:

@@ -13,13 +13,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ...collectives import rank, world_size
-<<<<<<< HEAD
 from ...core.forms import PRECISIONS, Precision
-from ...core.method import FeatureMethod, channels_of, levels_of, sizes_at
-=======
 from ...core.levels import channels_of, levels_of, sizes_at
 from ...core.method import FeatureMethod
->>>>>>> w-pairs
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
 from ...core.step import Side, Step
 from ...errors import InputError
