@@ -16,6 +16,7 @@ from .fgd import FGD
 from .fitnet import FitNet
 from .frskd import FRSKD
 from .kd import KD
+from .ld import LD
 from .pkd import PKD
 from .sfr import SFR
 
@@ -27,6 +28,7 @@ __all__ = [
     'FGD',
     'FRSKD',
     'KD',
+    'LD',
     'PKD',
     'SFR',
     'CrossKD',
