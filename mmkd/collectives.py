@@ -66,6 +66,20 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def drawn(generator: torch.Generator, rows: int, columns: int) -> Tensor:
+    """This rank's rows of uniform numbers [rows, columns] that are drawn for the batch of all ranks.
+
+    A DefaultSampler deals images to ranks in turn, and so are rows. The generator advances by one number
+    however many are drawn, so that ranks whose maps differ in size do not drift apart.
+
+    >>> drawn(torch.Generator().manual_seed(0), 2, 3).shape
+    torch.Size([2, 3])
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    own = torch.Generator().manual_seed(seed)
+    return torch.rand(world_size() * rows, columns, generator=own)[rank() :: world_size()]
+
+
 def gather_maps(maps: Sequence[Tensor]) -> list[Tensor]:
     """Some maps [B, C, H, W] of all ranks, without gradient; smaller ones are padded with zeros.
 
@@ -90,6 +104,27 @@ def gather_maps(maps: Sequence[Tensor]) -> list[Tensor]:
         )
     ]
     return [joined(level) for level in zip(*ranks)]
+
+
+def gather_rows(rows: Sequence[Tensor]) -> list[Tensor]:
+    """Some tensors [B, D] with a row for each image, those of all ranks one after the other, with gradient.
+
+    What is made of them must be the same on every rank; see :func:`sum_over_ranks`. Two exchanges for all.
+
+    >>> import torch
+    >>> [whole.shape for whole in gather_rows([torch.ones(2, 3), torch.ones(2, 1)])]
+    [torch.Size([2, 3]), torch.Size([2, 1])]
+    """
+    if world_size() == 1:
+        return list(rows)
+    flat = torch.cat(list(rows), 1)
+    counts = torch.cat(_gather(torch.tensor([len(flat)], device=flat.device))).tolist()
+    own = F.pad(flat, (0, 0, 0, max(counts) - len(flat)))
+    empty = torch.zeros_like(own)
+    slots = torch.stack([own if r == rank() else empty for r in range(world_size())])
+    (total,) = sum_over_ranks([slots])
+    whole = torch.cat([part[:count] for part, count in zip(total, counts)])
+    return list(whole.split([part.shape[1] for part in rows], 1))
 
 
 def joined(maps: Sequence[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from rank_work import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmkd import InputError
+from mmkd import InputError, collectives
 from mmkd.collectives import joined
 from mmkd.core.method import method_names
 
@@ -204,6 +204,18 @@ def with_norms():
             teacher=dict(config=h.classifier(16), checkpoint='untrained'),
         )  # fmt: skip
     return models
+
+
+def test_ranks_draw_the_rows_of_one_process(monkeypatch):
+    whole = collectives.drawn(torch.Generator().manual_seed(1), 4, 3)
+    monkeypatch.setattr(collectives, 'world_size', lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(collectives, 'rank', lambda rank=rank: rank)
+        generator = torch.Generator().manual_seed(1)
+        assert torch.equal(collectives.drawn(generator, 2, 3), whole[rank::2])
+        other = torch.Generator().manual_seed(1)
+        collectives.drawn(other, 2, 77)
+        assert torch.equal(generator.get_state(), other.get_state())
 
 
 class Exchanges(TorchDispatchMode):

@@ -88,6 +88,16 @@ def refuse_softmax(method: str, student: nn.Module) -> None:
         )
 
 
+def refuse_sigmoid(method: str, student: nn.Module) -> None:
+    """Stop if classes are independent, where a method takes them as one distribution."""
+    head = logit_head(student)
+    if is_sigmoid(head):
+        raise InputError(
+            f'{method} is for softmax classes, {type(head).__name__} of the student has sigmoid ones; '
+            'for both: kd, pkd, cwd'
+        )
+
+
 def refuse_box(method: str, box: float, student: nn.Module) -> None:
     """Stop if boxes are weighed that do not compare."""
     raise InputError(

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ..collectives import mean_count
-from ..losses.kl import binary_kl, softmax_kl
+from ..losses.kl import binary_kl, softmax_kl, standardized
 from ..losses.matching import match_queries
 from .heads import head_kind, is_sigmoid, logit_head
 from .stages import task_of
 
 Levels = list[Tensor]
 """What passed at a model's logit taps, level by level."""
+STANDARD_TEMPERATURE = 2.0
+"""T where logits are standardised, by default."""
 CERTAIN = 1e-6
 """No chance is nearer to 0 or 1 where its logit is asked for."""
 
@@ -35,6 +37,7 @@ class LogitDivergence:
         classes: how many a dense head has at each anchor.
         queries: how many of the last queries count, of the student and of the teacher; those before them
             are for denoising.
+        standardize: whether exclusive classes' logits are standardised row by row.
         activated: whether a dense head gives chances (TOOD), which are turned into logits.
     """
 
@@ -44,10 +47,15 @@ class LogitDivergence:
     classes: int = 0
     queries: tuple[int, int] = (0, 0)
     activated: bool = False
+    standardize: bool = False
 
     @classmethod
     def of(
-        cls, student: nn.Module, teacher: nn.Module, temperature: float | None
+        cls,
+        student: nn.Module,
+        teacher: nn.Module,
+        temperature: float | None,
+        standardize: bool = False,
     ) -> LogitDivergence:
         """Look at the student's head; by default T is 4 for classifiers and 1 otherwise."""
         head = logit_head(student)
@@ -60,6 +68,7 @@ class LogitDivergence:
             int(getattr(head, 'cls_out_channels', 0)),
             (_queries(student), _queries(teacher)),
             bool(getattr(getattr(head, 'loss_cls', None), 'activated', False)),
+            standardize,
         )
 
     def __call__(self, ours: Levels, theirs: Levels) -> Tensor:
@@ -70,7 +79,10 @@ class LogitDivergence:
         if self.sigmoid:
             divergence = binary_kl(student, teacher, self.temperature).sum(-1)
         else:
-            divergence = softmax_kl(student, teacher, self.temperature)
+            sides = (student, teacher)
+            if self.standardize:
+                sides = standardized(student), standardized(teacher)
+            divergence = softmax_kl(*sides, temperature=self.temperature)
         if self.kind in ('dense', 'query'):
             counted = self._foreground(teacher).sum()
         else:

@@ -8,11 +8,13 @@ May import nothing but the modules of the top level.
 from .attention import attention_distance, attention_map, attention_turn
 from .boxes import generalized_iou
 from .cka import cka, hsic
+from .decoupled import decoupled_kl
 from .focal_global import channel_attention, foreground_mask, spatial_attention
-from .kl import binary_kl, channel_kl, softmax_kl
+from .kl import binary_kl, channel_kl, softmax_kl, standardized
 from .matching import match_queries
 from .pearson import pearson_distance
 from .quality import quality_focal
+from .relations import relation_distances
 from .smoothing import LabelLoss
 from .transport import transport_loss
 
@@ -25,13 +27,16 @@ __all__ = [
     'channel_attention',
     'channel_kl',
     'cka',
+    'decoupled_kl',
     'foreground_mask',
     'generalized_iou',
     'hsic',
     'match_queries',
     'pearson_distance',
     'quality_focal',
+    'relation_distances',
     'softmax_kl',
     'spatial_attention',
+    'standardized',
     'transport_loss',
 ]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+SMALLEST = 1e-7
+"""Added to a deviation, so that a row without any has a gradient."""
+
 
 def softmax_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """``T^2 KL(softmax(t / T) || softmax(s / T))`` of each row of class logits, summed over classes.
@@ -17,6 +20,17 @@ def softmax_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     log_teacher = F.log_softmax(teacher / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction='none', log_target=True)
     return divergence.sum(-1) * temperature**2
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Rows of logits with mean 0 and deviation 1, so that only their pattern is compared.
+
+    >>> import torch
+    >>> standardized(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[-1.,  0.,  1.]])
+    """
+    spread = logits.std(-1, keepdim=True)
+    return (logits - logits.mean(-1, keepdim=True)) / (spread + SMALLEST)
 
 
 def binary_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

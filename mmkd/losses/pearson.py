@@ -36,6 +36,17 @@ def pearson_distances(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     return [distance_of(own).to(student.dtype) for own, (student, _) in zip(sums, pairs)]
 
 
+def row_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """``1 - r`` over the columns of each row [N, C]: [N]. A row without any spread is at distance 1.
+
+    >>> x = torch.tensor([[1.0, 2.0, 4.0]])
+    >>> row_distance(x, 3 * x + 1).round(decimals=3), row_distance(x, -x).round(decimals=3)
+    (tensor([0.]), tensor([2.]))
+    """
+    ours, theirs = (side - side.mean(-1, keepdim=True) for side in (student, teacher))
+    return 1 - torch.cosine_similarity(ours, theirs, dim=-1)
+
+
 def moments(student: Tensor, teacher: Tensor) -> Tensor:
     """Sums over images and positions of ``1, s, t, s^2, t^2, s t``, channel by channel: [6, C].
 

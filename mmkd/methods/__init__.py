@@ -11,23 +11,33 @@ from .at import AT
 from .bckd import BCKD
 from .cross_kd import CrossKD
 from .cwd import CWD
+from .dist import DIST
+from .dkd import DKD
 from .dpk.method import DPK
 from .fgd import FGD
 from .fitnet import FitNet
 from .frskd import FRSKD
 from .kd import KD
+from .ld import LD
+from .mgd import MGD
 from .pkd import PKD
+from .rkd import RKD
 from .sfr import SFR
 
 __all__ = [
     'AT',
     'BCKD',
     'CWD',
+    'DIST',
+    'DKD',
     'DPK',
     'FGD',
     'FRSKD',
     'KD',
+    'LD',
+    'MGD',
     'PKD',
+    'RKD',
     'SFR',
     'CrossKD',
     'FeatureMethod',

@@ -6,12 +6,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.likeness import refuse_other_classes, refuse_other_kinds, refuse_other_shapes
+from ..core.likeness import (
+    refuse_other_classes,
+    refuse_other_kinds,
+    refuse_other_shapes,
+    refuse_sigmoid,
+)
 from ..core.method import Method, Taps
 from ..core.options import Positive
 from ..core.step import Side, Step
 from ..family.heads import logit_taps
-from ..family.logits import LogitDivergence
+from ..family.logits import STANDARD_TEMPERATURE, LogitDivergence
 from ..family.taps import parse_taps
 from ..registry import MODELS
 
@@ -35,7 +40,8 @@ class KD(Method):
     Difference from the paper: the task loss keeps its full weight instead of 1 - w.
 
     Args:
-        temperature: T; by default 4 for classification and 1 otherwise.
+        temperature: T; by default 4 for classification and 1 otherwise, 2 with ``standardize``.
+        standardize: compare logits of softmax heads of mean 0 and deviation 1 (Sun et al., CVPR 2024).
         tap: where the student's logits are, if the head is not the usual one.
         teacher_tap: the same for the teacher.
         **options: see :class:`Method`.
@@ -49,11 +55,13 @@ class KD(Method):
     def __init__(
         self,
         temperature: Positive | None = None,
+        standardize: bool = False,
         tap: Taps | None = None,
         teacher_tap: Taps | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.standardize = standardize
         self.temperature, self._tap, self._teacher_tap = temperature, tap, teacher_tap
         self.divergence: LogitDivergence | None = None
 
@@ -61,7 +69,11 @@ class KD(Method):
         """Choose temperature and logits; teacher and student must have heads of one kind."""
         assert teacher is not None
         refuse_other_kinds('KD', student, teacher)
-        self.divergence = LogitDivergence.of(student, teacher, self.temperature)
+        temperature = self.temperature
+        if self.standardize:
+            refuse_sigmoid('KD: standardize=True', student)
+            temperature = temperature or STANDARD_TEMPERATURE
+        self.divergence = LogitDivergence.of(student, teacher, temperature, self.standardize)
         self.student_taps = logit_taps(student) if self._tap is None else parse_taps(self._tap)
         if self._teacher_tap is not None:
             self.teacher_taps = parse_taps(self._teacher_tap)

@@ -177,3 +177,19 @@ def test_heads_that_do_not_compare_are_named(student, teacher, words):
 def test_temperature_must_be_positive():
     with pytest.raises(InputError, match=r'methods\.kd: KD: temperature=-1'):
         h.distiller(h.classifier(), h.classifier(), kd=dict(**KD, temperature=-1))
+
+
+def test_standardised_logits_are_compared_by_pattern():
+    model, teacher, batch = both('classifier', h.classifier(16), standardize=True)
+    sides = [outputs(m, 'head', batch)[0].double().numpy() for m in (model, teacher)]
+    s, t = ((z - z.mean(1, keepdims=True)) / z.std(1, ddof=1, keepdims=True) for z in sides)
+    expected = 4 * rel_entr(softmax(t / 2, 1), softmax(s / 2, 1)).sum(1).mean()
+    got = h.losses_of(model, 'classifier')['kd/loss'].item()
+    assert got == pytest.approx(expected, rel=1e-3)
+
+
+def test_sigmoid_heads_are_not_standardised():
+    with pytest.raises(
+        InputError, match=r'KD: standardize=True is for softmax classes, RetinaHead'
+    ):
+        h.distiller(h.retinanet(), h.retinanet(), kd=dict(**KD, standardize=True))

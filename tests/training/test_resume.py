@@ -89,7 +89,7 @@ def test_what_is_remembered_comes_back_from_a_gpu(name, shapes, tmp_path, monkey
     with pytest.raises(TypeError):
         torch.Generator().set_state(on_gpu(torch.Generator().get_state()))
     stages = ['backbone.layer2', 'backbone.layer3']
-    method = METHODS.get(name, dict(type=method_names()[name]))
+    method = METHODS.get(name, dict(type=f'mmkd.{method_names()[name].__name__}'))
     cfg = short(shapes, methods={name: dict(method, tap=stages)})
     straight = run(cfg, tmp_path / 'straight')
     cfg.load_from = str(tmp_path / 'straight/epoch_1.pth')

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ...collectives import rank, world_size
+from ...collectives import drawn
 from ...core.forms import PRECISIONS, Precision
 from ...core.levels import channels_of, levels_of, sizes_at
 from ...core.method import FeatureMethod
@@ -331,11 +331,7 @@ class DPK(FeatureMethod):
         if self.mask == 'teacher_energy':
             return -patchify(teacher, stage.patch).square().mean(2)
         tokens = math.prod(stage.grid(teacher.shape[-2:]))
-        # a generator for the level alone: ranks whose maps differ in size must not drift apart
-        seed = int(torch.randint(2**62, (), generator=self.rng))
-        level = torch.Generator().manual_seed(seed)
-        scores = torch.rand(world_size() * len(teacher), tokens, generator=level)
-        return scores[rank() :: world_size()].to(teacher.device)
+        return drawn(self.rng, len(teacher), tokens).to(teacher.device)
 
     def _losses(self, step: Step, maps: Maps, rebuilt: list[Tensor]) -> dict[str, Tensor]:
         if self.focal is None:

@@ -1,0 +1,87 @@
+"""RKD: relational knowledge distillation (CVPR 2019)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..collectives import gather_rows
+from ..core.method import Method, Taps, levels_of, refuse_other_task
+from ..core.options import NonNegative
+from ..core.step import Side, Step
+from ..errors import InputError
+from ..family.stages import backbone_of
+from ..family.taps import Tap, parse_taps
+from ..losses.relations import relation_distances
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class RKD(Method):
+    """Images lie to each other in the student's embedding as in the teacher's.
+
+    ``L = distance mean_ij h(d_s(i, j), d_t(i, j)) + angle mean_ijk h(a_s(i, j, k), a_t(i, j, k))``: ``h``
+    smooth L1, ``d`` Euclidean distances over their mean, ``a`` the cosine of the angle at j; of the images of
+    all ranks.
+
+    Weights are the published 25 and 50. Embeddings are what the pooling gives (``neck``); maps are pooled.
+
+    Args:
+        distance: weight of the distances.
+        angle: weight of the angles.
+        tap: where the student's embedding is; by default ``neck``, else the backbone.
+        teacher_tap: the same of the teacher; by default chosen likewise.
+        **options: see :class:`Method`.
+
+    >>> RKD(angle=0.0).distance
+    25.0
+    """
+
+    def __init__(
+        self,
+        distance: NonNegative = 25.0,
+        angle: NonNegative = 50.0,
+        tap: Taps | None = None,
+        teacher_tap: Taps | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.distance, self.angle = distance, angle
+        self._tap, self._teacher_tap = tap, teacher_tap
+
+    def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Find both embeddings."""
+        assert teacher is not None
+        self.student_taps = _embedding(student) if self._tap is None else parse_taps(self._tap)
+        given = self._teacher_tap
+        self.teacher_taps = _embedding(teacher) if given is None else parse_taps(given)
+
+    def setup(self, student: Side, teacher: Side | None) -> None:
+        """Both must give one embedding for each image of a classifier."""
+        assert teacher is not None
+        refuse_other_task(self, student, 'classification')
+        for side, taps in ((student, self.student_taps), (teacher, self.teacher_taps)):
+            shapes = [tuple(shape) for _, shape in levels_of(side, taps)]
+            if not shapes or len(shapes[-1]) not in (2, 4):
+                raise InputError(
+                    f'RKD: {side.owner} gives {shapes} at {[tap.at for tap in taps]}; needed: a vector '
+                    '[B, C] or a map [B, C, H, W] for each image: choose one with tap=... '
+                    '(tools/list_taps.py CONFIG)'
+                )
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """Both terms that have weight."""
+        sides = (step.student, self.student_taps), (step.answers(), self.teacher_taps)
+        found = [[t for tap in taps for t in features[tap]][-1].float() for features, taps in sides]
+        found = [t.mean((2, 3)) if t.dim() == 4 else t for t in found]
+        distance, angle = relation_distances(*gather_rows(found))
+        terms = dict(loss_distance=(self.distance, distance), loss_angle=(self.angle, angle))
+        return {name: weight * term for name, (weight, term) in terms.items() if weight}
+
+
+def _embedding(model: nn.Module) -> list[Tap]:
+    """What the pooling gives, else the deepest of the backbone's outputs."""
+    return [
+        Tap('neck' if isinstance(getattr(model, 'neck', None), nn.Module) else backbone_of(model))
+    ]
