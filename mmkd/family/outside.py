@@ -148,7 +148,7 @@ class OutsideBackbone(BaseModel):
 
     def _named(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those weights that the network has, under the names of this model."""
-        own = self.backbone.net.state_dict()  # type: ignore[union-attr, operator]
+        own = self.backbone.net.state_dict()
         return {f'backbone.net.{name}': value for name, value in weights.items() if name in own}
 
 

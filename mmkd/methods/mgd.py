@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..collectives import drawn
-from ..core.method import FeatureMethod, channels_of
+from ..core.levels import channels_of
+from ..core.method import FeatureMethod
 from ..core.options import AtLeast, Share
 from ..core.schedules import build_schedule
 from ..core.step import Side, Step

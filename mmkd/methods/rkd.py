@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..collectives import gather_rows
-from ..core.method import Method, Taps, levels_of, refuse_other_task
+from ..core.levels import levels_of
+from ..core.method import Method, Taps, refuse_other_task
 from ..core.options import NonNegative
 from ..core.step import Side, Step
 from ..errors import InputError
