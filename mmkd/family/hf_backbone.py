@@ -81,7 +81,7 @@ class HFBackbone(OutsideBackbone):
 
     def load_own(self) -> list[str]:
         """The weights in the folder or on the hub."""
-        config = self.backbone.net.config  # type: ignore[union-attr]
+        config = self.backbone.net.config
         options = dict(config=config, output_loading_info=True, trust_remote_code=False)
         net, report = self._read(lambda: self.kind.from_pretrained(self.name, **options))
         self.backbone.net = net.eval()
