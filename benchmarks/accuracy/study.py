@@ -1,11 +1,10 @@
 """Students trained alone and distilled in several ways, over several seeds.
 
-    python benchmarks/accuracy/study.py cifar10 --data DIR [--seeds 0 1 2] [--arms alone kd]
+    python benchmarks/accuracy/study.py cifar10 --data DIR [--seeds 0 1 2] [--arms kd]
 
-``DIR`` holds ``cifar10/cifar10_jpgbytes.npz`` and ``bccd/`` (see the README here); the data of the
-study ``shapes`` is drawn. Every run is one ``tools/train.py``. Its result is written when it ends, so
-that a study can be stopped and called again: what is there is not run again. The table is printed
-from the results on disk.
+``DIR`` holds ``cifar10/``, ``bccd/`` and ``pretrained/`` (see the README here). Every run is one
+``tools/train.py``, compared as ``tools/compare.py`` does; what has ended is not run again. Results go to
+``results/STUDY.json``.
 """
 
 from __future__ import annotations
@@ -14,194 +13,181 @@ import argparse
 import io
 import json
 import os
-import platform
+import shutil
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import asdict, dataclass
-from datetime import date
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
-from mmkd.datasets import make_shapes
+from mmkd.commands.arms import ALONE, LONGER, Arm, Plan, log_of, read_runs
+from mmkd.commands.compare import Comparison, Outcome, check, outcome_of, run_all
+from mmkd.commands.verdicts import notes_of, table
+from mmkd.files.writing import write_whole
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path('work_dirs/accuracy')
+CONFIGS = 'benchmarks/accuracy/configs/'
 CIFAR_IMAGES = {
-    'train': ('train', 0, 10_000),
-    'val': ('train', 10_000, 12_000),
-    'test': ('test', 0, 2_000),
+    'train': ('train', 0, 5_000),
+    'val': ('train', 10_000, 15_000),
+    'test': ('test', 0, 10_000),
 }
 """Of each split: where its images come from, and which of them in a fixed random order."""
 
-CIFAR_DPK = [
-    'dpk.size=light', 'dpk.logits=1.0', 'dpk.task_weight=1.0', 'dpk.feature=0.3',
-    'dpk.level_weights=[0.6,1.0]', 'dpk.optimizer.lr=1e-3',
-]  # fmt: skip
-CIFAR_SHARED_DPK = (
-    'dpk.size=light',
-    'dpk.task_weight=1.0',
-    'dpk.temperature=4.0',
-    'dpk.optimizer.lr=1e-3',
+DEPTHS = (20, 32, 44, 56)
+HELD_OUT = ('val_dataloader.dataset.data_prefix=val',)
+DPK = ('dpk.size=light', 'dpk.task_weight=1.0', 'dpk.temperature=4.0', 'dpk.optimizer.lr=1e-3')
+DPK_PUBLISHED = (
+    *('dpk.size=light', 'dpk.task_weight=1.0', 'dpk.optimizer.lr=1e-3'),
+    *('dpk.logits=1.0', 'dpk.feature=0.3', 'dpk.level_weights=[0.6,1.0]'),
 )
-CIFAR_HELD_OUT = tuple(f'{part}_dataloader.dataset.data_prefix=val' for part in ('val', 'test'))
-SHARES = (0.1, 0.3, 1.0, 3.0)
-BCCD_DPK = ['dpk.optimizer.lr=1e-3']
-LAMBDAS = (0.05, 0.2, 0.5, 2.0)
-RATES = (0.05, 0.1, 0.2, 0.4)
-FRSKD_WEIGHTS = ((2.0, 100.0), (2.0, 10.0))
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to train the student: a method, or none, and its options."""
-
-    method: str | None = None
-    options: tuple[str, ...] = ()
-
-
-SELF_ARMS = {
-    'cifar10': {
-        'alone': Arm(),
-        'frskd': Arm('frskd'),
-        'frskd, no features': Arm('frskd', ('frskd.feature=None',)),
-        'frskd, no logits': Arm('frskd', ('frskd.alpha=0',)),
-        'sfr': Arm('sfr', ('sfr.feature=0.05',)),
-        'sfr, no features': Arm('sfr', ('sfr.feature=0',)),
-        'sfr, no smoothing': Arm('sfr', ('sfr.feature=0.05', 'sfr.smoothing=0')),
-    },
-    'bccd': {
-        'alone': Arm(),
-        'frskd': Arm('frskd'),
-        'frskd, no features': Arm('frskd', ('frskd.feature=None',)),
-        'sfr': Arm('sfr'),
-        'sfr, no boxes': Arm('sfr', ('sfr.boxes=False',)),
-    },
-}
+BCCD_DPK = ('dpk.size=light', 'dpk.optimizer.lr=1e-3')
+SHARES = (0.3, 1.0, 3.0, 10.0, 30.0)
+RATIOS = (0.15, 0.35, 0.55, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A student, the arms that are compared, and a teacher if one of them needs it.
+    """Plans whose runs are compared in one table: they share the student, its options and their folder.
 
     Attributes:
-        data: the data set.
-        student: its config.
+        plans: one for each teacher.
         metric: the score that counts.
-        arms: by name.
-        options: config options that every run gets.
-        teacher: the config of a teacher, which is trained first, unless
-        weights: are those of a teacher that is trained already.
+        smallest: the smallest difference that matters.
     """
 
-    data: str
-    student: str
+    plans: tuple[Plan, ...]
     metric: str
-    arms: dict[str, Arm]
-    options: tuple[str, ...] = ()
-    teacher: str | None = None
-    weights: str | None = None
+    smallest: float
 
 
 def studies(data: Path) -> dict[str, Study]:
     """All studies, with their data in a folder."""
-    cifar = dict(data='cifar10', student='cifar10_resnet8.py', metric='accuracy/top1')
-    bccd = dict(data='bccd', metric='coco/bbox_mAP')
-    bccd_self = dict(**bccd, student='bccd_rtmdet_pico_30e.py')
-    shapes = '../../../configs/shapes/'
     return {
-        'cifar10': Study(
-            **cifar,
-            teacher='cifar10_resnet20.py',
-            arms={
-                'alone': Arm(),
-                'kd (T=4)': Arm('kd'),
-                'kd (T=1)': Arm('kd', ('kd.temperature=1.0',)),
-                'dpk, ratio 0.5': Arm('dpk', (*CIFAR_DPK, 'dpk.ratio=0.5')),
-                'dpk, dynamic': Arm('dpk', (*CIFAR_DPK, 'dpk.ratio=cka')),
-            },
-        ),
-        'cifar10_self': Study(**cifar, arms=SELF_ARMS['cifar10']),
-        'cifar10_shares': Study(
-            **cifar,
-            teacher='cifar10_resnet20_pretrained.py',
-            weights=str(OUT / 'resnet20.pth'),
-            arms={
-                'alone': Arm(),
-                'kd': Arm('kd'),
-                'dpk, published': Arm('dpk', tuple(CIFAR_DPK)),
-                'pkd': Arm('pkd'),
-            }
-            | {f'kd, share {v}': Arm('kd', shared('kd', v)) for v in SHARES}
-            | {f'pkd, share {v}': Arm('pkd', shared('pkd', v)) for v in SHARES}
-            | {
-                f'dpk, share {v}': Arm('dpk', (*CIFAR_SHARED_DPK, *shared('dpk', v)))
-                for v in SHARES
-            },
-            options=CIFAR_HELD_OUT,
-        ),
-        'cifar10_tuning': Study(
-            **cifar,
-            arms={'alone': Arm()}
-            | {
-                f'sfr, lambda {v}': Arm('sfr', (f'sfr.feature={v}', 'sfr.smoothing=0'))
-                for v in LAMBDAS
-            }
-            | {f'sfr, eps {v}': Arm('sfr', ('sfr.feature=0', f'sfr.smoothing={v}')) for v in RATES}
-            | {
-                f'frskd, alpha {a}, beta {b}': Arm('frskd', (f'frskd.alpha={a}', f'frskd.beta={b}'))
-                for a, b in FRSKD_WEIGHTS
-            },
-            options=CIFAR_HELD_OUT,
-        ),
-        'bccd': Study(
-            **bccd,
-            student='bccd_rtmdet_pico.py',
-            teacher='bccd_rtmdet_tiny.py',
-            arms={
-                'alone': Arm(),
-                'fgd': Arm('fgd'),
-                'dpk, ratio 0.5': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=0.5')),
-                'dpk, dynamic': Arm('dpk', (*BCCD_DPK, 'dpk.ratio=cka')),
-                'dpk, dynamic, light': Arm('dpk', (*BCCD_DPK, 'dpk.size=light')),
-            },
-            options=bccd_options(data, 'test'),
-        ),
-        'bccd_self': Study(**bccd_self, arms=SELF_ARMS['bccd'], options=bccd_options(data, 'test')),
-        'bccd_tuning': Study(
-            **bccd_self,
-            arms={'alone': Arm()}
-            | {f'sfr, lambda {v}': Arm('sfr', (f'sfr.feature={v}',)) for v in LAMBDAS},
-            options=bccd_options(data, 'val'),
-        ),
-        'shapes': Study(
-            data='shapes',
-            student=f'{shapes}rtmdet_pico_shapes.py',
-            teacher=f'{shapes}rtmdet_tiny_shapes.py',
-            metric='coco/bbox_mAP',
-            arms={
-                'alone': Arm(),
-                'dpk, dynamic': Arm('dpk', ('dpk.size=light', 'dpk.optimizer.lr=1e-3')),
-            },
-        ),
+        'cifar10': Study(tuple(cifar10(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
+        'cifar10_tuning': Study((cifar10_tuning(),), 'accuracy/top1', 0.5),
+        'cifar10_ablations': Study((cifar10_ablations(),), 'accuracy/top1', 0.5),
+        'bccd': bccd(data, 'test'),
+        'bccd_tuning': bccd(data, 'val'),
     }
 
 
-def shared(method: str, share: float) -> tuple[str, ...]:
+def cifar_plan(name: str, depth: int, arms: dict[str, Arm], options: tuple[str, ...] = ()) -> Plan:
+    """A ResNet of others teaches ResNet-8."""
+    return Plan(
+        f'{CONFIGS}cifar10_resnet8.py',
+        arms,
+        OUT / name,
+        f'{CONFIGS}cifar10_resnet{depth}_pretrained.py',
+        str(OUT / f'resnet{depth}.pth'),
+        options,
+    )
+
+
+def share(method: str, value: float) -> tuple[str, ...]:
     """The weight of a method by gradient share."""
-    return f'{method}.weight.type=GradientShare', f'{method}.weight.target={share}'
+    return f'{method}.weight.type=GradientShare', f'{method}.weight.target={value}'
 
 
-def bccd_options(data: Path, split: str) -> tuple[str, ...]:
+def cifar10(depth: int) -> Plan:
+    """What a better teacher brings; more arms with the smallest teacher."""
+    best = (*DPK, *share('dpk', 10.0))
+    arms = {
+        f'kd, ResNet-{depth}': Arm('kd', share('kd', 3.0)),
+        f'dpk, ResNet-{depth}': Arm('dpk', best),
+    }
+    if depth == DEPTHS[0]:
+        more = {
+            'dpk, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+            'kd, weight 1': Arm('kd'),
+            'pkd': Arm('pkd'),
+            'dpk, published weights': Arm('dpk', DPK_PUBLISHED),
+        }
+        arms = {'alone': Arm(), **arms, **more}
+    return cifar_plan('cifar10', depth, arms)
+
+
+def cifar10_tuning() -> Plan:
+    """Weights of kd and DPK, on images held out of training."""
+    return cifar_plan(
+        'cifar10_tuning',
+        20,
+        {'alone': Arm(), 'kd': Arm('kd'), 'dpk, published weights': Arm('dpk', DPK_PUBLISHED)}
+        | {f'kd, share {v}': Arm('kd', share('kd', v)) for v in SHARES}
+        | {f'dpk, share {v}': Arm('dpk', (*DPK, *share('dpk', v))) for v in SHARES}
+        | {
+            f'dpk, feature {v}': Arm('dpk', (*DPK, 'dpk.logits=1.0', f'dpk.feature={v}'))
+            for v in (0.3, 1.0, 3.0, 10.0)
+        },
+        HELD_OUT,
+    )
+
+
+def cifar10_ablations() -> Plan:
+    """DPK with each of its parts otherwise, on images held out of training."""
+    other = {
+        'no prior': ('dpk.ratio=0.0',),
+        'linear': ('dpk.ratio=linear',),
+        'cosine': ('dpk.ratio=cosine',),
+        'uniform': ('dpk.ratio=uniform',),
+        'mask by energy': ('dpk.mask=teacher_energy',),
+        'alignment of 256 images': ('dpk.ratio.type=cka', 'dpk.ratio.samples=256'),
+        'smoothed': ('dpk.ratio.type=cka', 'dpk.ratio.momentum=0.9'),
+        'floor 0': ('dpk.ratio.type=cka', 'dpk.ratio.low=0.0'),
+        'T = 1': ('dpk.temperature=1.0',),
+        'full': ('dpk.size=full',),
+    } | {f'ratio {v}': (f'dpk.ratio={v}',) for v in RATIOS}
+    base = (*DPK, 'dpk.logits=1.0', 'dpk.feature=3.0')
+    arms = {f'dpk, {name}': Arm('dpk', (*base, *options)) for name, options in other.items()}
+    return cifar_plan(
+        'cifar10_ablations', 20, {'alone': Arm(), 'dpk': Arm('dpk', base)} | arms, HELD_OUT
+    )
+
+
+def bccd(data: Path, split: str) -> Study:
+    """YOLOX-nano with the knowledge of COCO, fine-tuned, teaches one of half its width."""
+    best = (*BCCD_DPK, *share('dpk', 1.0))
+    smooth = ('dpk.ratio.type=cka', 'dpk.ratio.momentum=0.9')
+    arms = {
+        'kd': Arm('kd'),
+        'pkd': Arm('pkd'),
+        'dpk': Arm('dpk', best),
+        'dpk, smoothed': Arm('dpk', (*best, *smooth)),
+        'dpk, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+        'dpk, published weights': Arm('dpk', BCCD_DPK),
+        'cwd': Arm('cwd'),
+        'fgd': Arm('fgd'),
+        'frskd': Arm('frskd'),
+        'sfr': Arm('sfr'),
+    }
+    if split == 'val':
+        del arms['dpk']  # it is the one of the shares that was best here
+        arms |= {
+            f'{method}, share {value}': Arm(method, (*options, *share(method, value)))
+            for value in (1.0, 3.0)
+            for method, options in (('kd', ()), ('pkd', ()), ('dpk', BCCD_DPK))
+        }
+    plan = Plan(
+        f'{CONFIGS}bccd_yolox_half.py',
+        {'alone': Arm(), **arms},
+        OUT / ('bccd' if split == 'test' else 'bccd_tuning'),
+        f'{CONFIGS}bccd_yolox_nano.py',
+        str(OUT / 'bccd_yolox_nano.pth'),
+        bccd_options(f'{data / "bccd"}/', split),
+    )
+    return Study((plan,), 'coco/bbox_mAP', 0.01)
+
+
+def bccd_options(root: str, split: str) -> tuple[str, ...]:
     """Where the data set is, and what it is evaluated on."""
-    root = f'{data / "bccd"}/'
     truth = f'annotations/{split}.json'
     evaluated = [
         option
@@ -215,108 +201,86 @@ def bccd_options(data: Path, split: str) -> tuple[str, ...]:
     return (*(f'{part}_dataloader.dataset.data_root={root}' for part in parts), *evaluated)
 
 
-@dataclass
-class Run:
-    """One training run and what came out."""
-
-    arm: str
-    seed: int
-    score: float
-    seconds: float
-    date: str
-    machine: str
-    command: list[str]
-    curves: dict[str, list[float]]
-
-
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(width=140, soft_wrap=True, highlight=False)
     data = args.data.resolve()
     study = studies(data)[args.study]
-    if study.data == 'cifar10':
-        write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
-    if study.data == 'shapes':
-        make_shapes(ROOT / 'data/shapes')
-    results = HERE / 'results' / f'{args.study}.json'
-    runs = [Run(**run) for run in json.loads(results.read_text())] if results.exists() else []
-    wanted = [] if study.teacher is None or study.weights else [('teacher', 0)]
-    wanted += [(arm, seed) for seed in args.seeds for arm in args.arms or study.arms]
-    for arm, seed in wanted:
-        if not any((run.arm, run.seed) == (arm, seed) for run in runs):
-            console.print(f'{args.study}: {arm}, seed {seed}')
-            runs.append(run_one(args.study, study, arm, seed, args.threads, data))
-            results.write_text(json.dumps([asdict(run) for run in runs], indent=1) + '\n')
-    console.print(table(args.study, study, runs))
+    prepare(study, data)
+    asked = list(comparisons(study, args))
+    for one in asked:
+        check(one)
+    for one in asked:
+        run_all(one, console, retry=args.retry)
+    arms = [arm for plan in study.plans for arm in plan.arms] + [LONGER]
+    runs = read_runs(study.plans[0].work_dir)
+    found = outcome_of(runs, arms, study.metric, study.smallest)
+    result = HERE / 'results' / f'{args.study}.json'
+    write_whole(result, json.dumps(shown(found, study, data), indent=1).encode() + b'\n')
+    console.print(table(found.rows, f'{args.study}: {found.title}'))
+    console.print('\n'.join([*notes_of(found.rows), *found.failed]), markup=False)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('study', choices=list(studies(Path())))
     parser.add_argument('--data', type=Path, default='data', help='the folder of the data sets')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--arms', nargs='+', help='by default all')
+    parser.add_argument(
+        '--same-time', action='store_true', help='and the student alone for as long'
+    )
     parser.add_argument('--threads', type=int, default=1, help='threads of a run')
+    parser.add_argument('--retry', action='store_true', help='run again what has failed')
     return parser.parse_args()
 
 
-def run_one(name: str, study: Study, arm: str, seed: int, threads: int, data: Path) -> Run:
-    """Train once with ``tools/train.py`` and read what its log says."""
-    work = OUT / name / f'{"".join(c if c.isalnum() else "_" for c in arm)}_{seed}'
-    command = [sys.executable, 'tools/train.py', *arguments(name, study, arm)]
-    command += ['--work-dir', str(work), '--cfg-options', *study.options]
-    command += [f'randomness.seed={seed}', 'default_hooks.logger.interval=20']
-    OUT.mkdir(parents=True, exist_ok=True)
-    start = time.time()
-    with (OUT / f'{name}.log').open('a') as log:
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
-        subprocess.run(command, check=True, stdout=log, stderr=log, env=environment)
-    seconds = time.time() - start
-    scalars = max(work.glob('*/vis_data/scalars.json'))
-    entries = [json.loads(line) for line in scalars.read_text().splitlines()]
-    shown = ['python', *(word.replace(f'{data}/', 'DIR/') for word in command[1:])]
-    return Run(
-        arm,
-        seed,
-        next(e[study.metric] for e in reversed(entries) if study.metric in e),
-        round(seconds),
-        date.today().isoformat(),
-        f'{platform.processor() or platform.machine()}, {threads} thread of {os.cpu_count()}',
-        shown,
-        curves_of(entries),
+def comparisons(study: Study, args: argparse.Namespace) -> Iterator[Comparison]:
+    """What is asked for of each plan."""
+    for plan in study.plans:
+        arms = {n: arm for n, arm in plan.arms.items() if args.arms is None or n in args.arms}
+        if arms:
+            chosen = replace(plan, arms=arms, threads=args.threads)
+            if not any(arm.needs_teacher for arm in arms.values()):
+                chosen = replace(chosen, teacher=None, teacher_checkpoint=None)
+            longer = args.same_time and len(arms) > 1 and ALONE in arms
+            yield Comparison(chosen, tuple(args.seeds), longer, study.metric, study.smallest)
+
+
+def prepare(study: Study, data: Path) -> None:
+    """The images and the teachers, where they are not at hand."""
+    if study.metric == 'accuracy/top1':
+        write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
+    for plan in study.plans:
+        target = Path(str(plan.teacher_checkpoint))
+        if target.exists():
+            continue
+        if study.metric == 'accuracy/top1':
+            source = data / 'pretrained' / f'cifar10_{target.stem}.th'
+            run_script('import_weights.py', 'cifar', source, target)
+        else:
+            fine_tune(plan, data, target)
+
+
+def fine_tune(plan: Plan, data: Path, target: Path) -> None:
+    """A teacher for BCCD: YOLOX-nano starts from its weights of COCO."""
+    coco, folder = OUT / 'yolox_nano.pth', OUT / target.stem
+    source, images = data / 'pretrained/yolox_nano_coco.onnx', data / 'bccd/BCCD/JPEGImages'
+    run_script('import_weights.py', 'yolox', source, coco, '--images', images)
+    options = [*plan.cfg_options, f'load_from={coco}', 'optim_wrapper.optimizer.lr=1e-3']
+    run_script(
+        '../../tools/train.py', plan.teacher, '--work-dir', folder, '--cfg-options', *options
     )
+    shutil.copy((folder / 'last_checkpoint').read_text().strip(), target)
 
 
-def arguments(name: str, study: Study, arm: str) -> list[str]:
-    """What ``tools/train.py`` is told of an arm."""
-    folder = 'benchmarks/accuracy/configs'
-    if arm == 'teacher':
-        return [f'{folder}/{study.teacher}']
-    chosen = study.arms[arm]
-    flags = [f'{folder}/{study.student}']
-    if chosen.method is None:
-        return flags
-    flags += ['--distill', chosen.method]
-    if study.teacher is not None:
-        trained = OUT / name / 'teacher_0/last_checkpoint'
-        checkpoint = study.weights or os.path.relpath(trained.read_text().strip())
-        flags += ['--teacher', f'{folder}/{study.teacher}', '--teacher-checkpoint', checkpoint]
-    return [*flags, *(['--distill-options', *chosen.options] if chosen.options else [])]
-
-
-def curves_of(entries: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """The mean of each logged ratio and alignment in every epoch."""
-    names = sorted({key for e in entries for key in e if '/ratio.' in key or '/cka.' in key})
-    epochs = sorted({e['epoch'] for e in entries if 'epoch' in e})
-    return {
-        name: [
-            round(statistics.mean(e[name] for e in entries if e.get('epoch') == n and name in e), 4)
-            for n in epochs
-            if any(e.get('epoch') == n and name in e for e in entries)
-        ]
-        for name in names
-    }
+def run_script(name: str, *words: object) -> None:
+    """Another script; what it says goes to a log."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / 'teachers.log').open('a') as log:
+        command = [sys.executable, str(HERE / name), *map(str, words)]
+        subprocess.run(command, check=True, stdout=log, stderr=log)
 
 
 def write_cifar(source: Path, folder: Path) -> None:
@@ -336,19 +300,31 @@ def write_cifar(source: Path, folder: Path) -> None:
     (folder / 'complete').touch()
 
 
-def table(name: str, study: Study, runs: list[Run]) -> Table:
-    """Mean and standard deviation of every arm."""
-    shown = Table(title=f'{name}: {study.metric}')
-    for column in ('arm', 'mean', 'deviation', 'seeds', 'seconds'):
-        shown.add_column(column)
-    for arm in ['teacher', *study.arms]:
-        scores = [run.score for run in runs if run.arm == arm]
-        if scores:
-            deviation = f'{statistics.stdev(scores):.4f}' if len(scores) > 1 else '-'
-            seconds = statistics.mean(run.seconds for run in runs if run.arm == arm)
-            values = [f'{statistics.mean(scores):.4f}', deviation, str(len(scores))]
-            shown.add_row(arm, *values, f'{seconds:.0f}')
-    return shown
+def shown(found: Outcome, study: Study, data: Path) -> dict[str, Any]:
+    """Results without a machine's paths; what every run has alike stands once; with the readings of DPK."""
+    content = found.as_dict()
+    for run, entry in zip(found.runs, content['runs']):
+        content['versions'] = entry.pop('versions')
+        entry['command'] = [word.replace(f'{data}/', 'DIR/') for word in run.command]
+        plan = next((p for p in study.plans if run.arm in p.arms), None)
+        if plan is not None:
+            entry['curves'] = curves_of(log_of(plan.folder(run.arm, run.seed)))
+    return content
+
+
+def curves_of(entries: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The mean of each logged ratio, alignment and weight in every epoch."""
+    wanted = ('/ratio.', '/cka.', '/weight')
+    names = sorted({key for e in entries for key in e if any(part in key for part in wanted)})
+    epochs = sorted({e['epoch'] for e in entries if 'epoch' in e})
+    return {
+        name: [
+            round(statistics.mean(e[name] for e in entries if e.get('epoch') == n and name in e), 4)
+            for n in epochs
+            if any(e.get('epoch') == n and name in e for e in entries)
+        ]
+        for name in names
+    }
 
 
 if __name__ == '__main__':

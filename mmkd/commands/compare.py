@@ -317,12 +317,20 @@ def outcome(asked: Comparison) -> Outcome | None:
             f'no run ended well: {runs[0].arm}, seed {runs[0].seed}: {runs[0].error}; mend it, then --retry'
         )
     metric = metric_of(good, asked.metric, asked.cfg.get('default_hooks') or {})
-    arms = list(dict.fromkeys(arm for arm, _ in asked.keys if any(r.arm == arm for r in good)))
-    scores = {a: {r.seed: r.metrics[metric] for r in good if r.arm == a} for a in arms}
-    seconds = {a: {r.seed: r.seconds for r in good if r.arm == a} for a in arms}
-    found = Outcome(metric, asked.smallest, rows_of(scores, seconds, ALONE, asked.smallest), runs)
+    found = outcome_of(
+        runs, list(dict.fromkeys(arm for arm, _ in asked.keys)), metric, asked.smallest
+    )
     found.write(asked.plan.work_dir / 'results.json')
     return found
+
+
+def outcome_of(runs: list[Run], arms: Sequence[str], metric: str, smallest: float) -> Outcome:
+    """A row for each arm of which a run has ended well."""
+    good = [run for run in runs if run.error is None]
+    names = [arm for arm in arms if any(run.arm == arm for run in good)]
+    scores = {a: {r.seed: r.metrics[metric] for r in good if r.arm == a} for a in names}
+    seconds = {a: {r.seed: r.seconds for r in good if r.arm == a} for a in names}
+    return Outcome(metric, smallest, rows_of(scores, seconds, ALONE, smallest), runs)
 
 
 def metric_of(runs: Sequence[Run], asked: str | None, hooks: Mapping[str, Any]) -> str:
