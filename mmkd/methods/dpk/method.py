@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypedDict
 
 import torch
@@ -30,6 +31,9 @@ from ...registry import MODELS
 from .ratios import Reading, build_ratio
 
 ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
+"""The published optimiser of the transform."""
+LIGHT_RATE = 1e-3
+"""The learning rate of a ``light`` transform: narrower and shallower than those of :data:`ADAMW`."""
 WARM_UP_AND_COSINE = (
     dict(type='LinearLR', start_factor=1e-3, share=(0.0, 0.1)),
     dict(type='CosineAnnealingLR', eta_min=1e-5, share=(0.1, 1.0)),
@@ -87,7 +91,8 @@ class DPK(FeatureMethod):
         inherit: parts of the student that start from the teacher's weights: ``['neck']``.
         precision: of the transform: ``fp32``, ``bf16`` or ``fp16``; losses are fp32 always.
         seed: of masks and random ratios.
-        optimizer: its own; without a ``type`` it changes the default, AdamW: ``dict(lr=1e-3)``.
+        optimizer: its own; without a ``type`` it changes the default, AdamW with a rate of 1e-3 for ``light``,
+            1e-4 for other sizes: ``dict(lr=5e-4)``.
         param_scheduler: its own; by default warm-up and cosine.
         **options: see :class:`FeatureMethod`.
 
@@ -113,12 +118,17 @@ class DPK(FeatureMethod):
         inherit: str | Sequence[str] = (),
         precision: Precision = 'fp32',
         seed: Annotated[int, AtLeast(0)] = 0,
-        optimizer: Mapping[str, Any] | None = ADAMW,
+        optimizer: Mapping[str, Any] | None = MappingProxyType({}),
         param_scheduler: Sequence[Annotated[Mapping[str, Any], Has('type')]] = WARM_UP_AND_COSINE,
         **options: Any,
     ) -> None:
         if optimizer is not None:
-            optimizer = dict(optimizer) if 'type' in optimizer else {**ADAMW, **optimizer}
+            own = (
+                {}
+                if 'type' in optimizer
+                else ADAMW | (dict(lr=LIGHT_RATE) if size == 'light' else {})
+            )
+            optimizer = {**own, **optimizer}
         schedulers = [dict(scheduler) for scheduler in param_scheduler]
         super().__init__(optimizer=optimizer, param_scheduler=schedulers, **options)
         self.size, self._patch, self._inject = size, patch, inject

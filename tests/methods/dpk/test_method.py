@@ -230,13 +230,13 @@ def test_mask_and_ratio_go_on_after_a_resume():
 
 
 def test_the_default_optimizer_is_adamw_with_warm_up_and_cosine(tmp_path, shapes):
-    wide = h.classifier(16)
+    wide, size = h.classifier(16), dict(encoder=(32, 1, 2), decoder=(32, 1, 2))
     wide.head.num_classes = 6
     cfg = h.runner_config('classifier', tmp_path, shapes)
     cfg.model = dict(
         type='mmkd.Distiller',
         student=cfg.model,
-        methods=dict(dpk=dict(type='mmkd.DPK', size='light', tap=['backbone.layer2'])),
+        methods=dict(dpk=dict(type='mmkd.DPK', size=[size], tap=['backbone.layer2'])),
         teacher=dict(config=wide, checkpoint='untrained'),
     )
     cfg.custom_hooks = [dict(type='mmkd.DistillationHook')]
@@ -256,8 +256,9 @@ def test_the_default_optimizer_is_adamw_with_warm_up_and_cosine(tmp_path, shapes
 
 
 def test_an_optimizer_without_a_type_changes_the_default():
-    changed = DPK(optimizer=dict(lr=1e-3)).optimizer
-    assert changed == dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-4)
+    changed = DPK(optimizer=dict(lr=1e-5)).optimizer
+    assert changed == dict(type='AdamW', lr=1e-5, betas=(0.9, 0.95), weight_decay=1e-4)
+    assert [DPK(size=size).optimizer['lr'] for size in ('light', 'full')] == [1e-3, 1e-4]
     assert DPK(optimizer=dict(type='SGD', lr=1.0)).optimizer == dict(type='SGD', lr=1.0)
 
 
