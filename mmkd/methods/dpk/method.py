@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ...collectives import rank, world_size
+from ...collectives import rank, uploaded, world_size
 from ...core.forms import PRECISIONS, Precision
 from ...core.method import FeatureMethod, channels_of, levels_of, sizes_at
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
@@ -331,7 +331,7 @@ class DPK(FeatureMethod):
         seed = int(torch.randint(2**62, (), generator=self.rng))
         level = torch.Generator().manual_seed(seed)
         scores = torch.rand(world_size() * len(teacher), tokens, generator=level)
-        return scores[rank() :: world_size()].to(teacher.device)
+        return uploaded(scores[rank() :: world_size()], teacher.device)
 
     def _losses(self, step: Step, maps: Maps, rebuilt: list[Tensor]) -> dict[str, Tensor]:
         if self.focal is None:
