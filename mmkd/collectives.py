@@ -152,6 +152,33 @@ def on_any_rank(*true: bool) -> list[bool]:
     return (flags > 0).tolist()
 
 
+def any_over_ranks(flags: Tensor) -> Tensor:
+    """Whether each of some flags (0 or 1) is set on any rank; nothing is read from the device.
+
+    >>> import torch
+    >>> any_over_ranks(torch.tensor([0.0, 1.0]))
+    tensor([0., 1.])
+    """
+    if world_size() == 1:
+        return flags
+    flags = flags.clone()
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return flags
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, which need not be idle for that.
+
+    >>> import torch
+    >>> uploaded(torch.ones(1), torch.device('cpu'))
+    tensor([1.])
+    """
+    if tensor.device == device or tensor.device.type != 'cpu':
+        return tensor.to(device)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor).to(device, non_blocking=True)
+
+
 def local_part(tensor: Any) -> Tensor:
     """What this rank holds of a tensor that may be sharded.
 

@@ -174,7 +174,7 @@ def untouched_randomness() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     # only this process's device: the default would wake up every one of the machine
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices, device_type='cuda'):
         yield
     random.setstate(python)
     np.random.set_state(numpy)

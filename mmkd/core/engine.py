@@ -16,8 +16,17 @@ from ..errors import InputError, nearest
 from ..family.roi import Rois, box_tap, in_roi_head, roi_stage
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap, capture
-from .checks import have_weight, refuse_nonfinite, refuse_unreaching, tensors_of
+from .checks import (
+    Weighty,
+    refuse_bad,
+    refuse_nonfinite,
+    refuse_unreaching,
+    settle,
+    tensors_of,
+    totals_of,
+)
 from .method import Method
+from .readings import Readings
 from .schedules import progress
 from .silence import Silence
 from .step import Side, Step
@@ -68,7 +77,11 @@ class Distillation(nn.Module):
         self.skipping = False
         self.optimizers_installed = False
         self._reaching: set[str] = set()
-        self._silence = Silence()
+        self._silence, self._weighty, self._verdicts = (
+            Silence(),
+            Weighty(),
+            (Readings(), Readings()),
+        )
         self._started = False
         self._listens = {name: listens_to(name, m, self.teachers) for name, m in methods.items()}
         for name, method in methods.items():
@@ -99,7 +112,7 @@ class Distillation(nn.Module):
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
         self._probed.overwritten |= features.overwritten()
         self._start()
-        if not self._finite(losses):
+        if not self._finite(losses, self._verdicts[0]):
             return self._left_out(inputs, buffers)
         terms: Losses = {}
         rerun = self._rerun(student, inputs.device.type)
@@ -112,7 +125,7 @@ class Distillation(nn.Module):
                 values = method(Step(inputs, samples, now, features, teacher, own, rerun))
                 factors = method.loss_weights(values, weights[name], losses, features)
                 terms.update(_weighted(name, values, factors))
-        if terms and not self._finite(terms):
+        if terms and not self._finite(terms, self._verdicts[1]):
             return self._left_out(inputs, buffers)
         self._check_reaching(terms, features)
         return self._touched(losses | terms, now)
@@ -222,13 +235,13 @@ class Distillation(nn.Module):
         """Once for each term, as soon as it has weight; all ranks at once, whose SyncBN may need that."""
         if not (self.check_gradients and torch.is_grad_enabled()):
             return
-        waiting = [term for term in terms if self._unchecked(term)]
-        for term, weighs in zip(waiting, have_weight([terms[term] for term in waiting])):
-            if weighs:
+        waiting = {term: value for term, value in terms.items() if self._unchecked(term)}
+        for term, (weighs, silent) in self._weighty(waiting).items():
+            if weighs and term in waiting:
                 refuse_unreaching(term, terms[term], features)
                 self._reaching.add(term)
             else:
-                self._silence.note(term, terms[term])
+                self._silence.note(term, silent)
 
     def _unchecked(self, term: str) -> bool:
         name, _, own = term.partition('/')
@@ -236,16 +249,24 @@ class Distillation(nn.Module):
             return False
         return self.methods[name].reaches_student(own)
 
-    def _finite(self, losses: Losses) -> bool:
+    def settle(self) -> None:
+        """Stop if a loss of the last iteration was not finite on any rank; all ranks must come here.
+
+        On a GPU that is otherwise seen one iteration later. Called before anything is saved.
+        """
+        settle(*self._verdicts)
+
+    def _finite(self, losses: Losses, verdicts: Readings) -> bool:
         """Whether all losses are finite, on all ranks if an iteration may be left out; else a stop."""
+        if not self.skip_nonfinite:
+            refuse_bad(verdicts([*losses], totals_of(losses)))
+            return True
         problem: FloatingPointError | None = None
         try:
             refuse_nonfinite(losses)
         except FloatingPointError as error:
-            if not self.skip_nonfinite:
-                raise
             problem = error
-        if not self.skip_nonfinite or not on_any_rank(problem is not None)[0]:
+        if not on_any_rank(problem is not None)[0]:
             return True
         problem = problem or FloatingPointError('not finite: a loss of another rank')
         self.skipped += 1

@@ -24,6 +24,7 @@ from .forms import EXACT, PRECISIONS, Choice, Form, Precision, Run, fastest
 from .options import Checked
 from .repainting import Pixels, Repaint
 from .schedules import iterations_left
+from .unread import skip_unread
 
 Speed = Literal['auto', 'exact', 'max']
 TOLERANCES = {'auto': 0.02, 'max': 0.05}
@@ -135,6 +136,8 @@ class Teacher(Checked, nn.Module):
             return self._answer(model, form, asked, images, samples, rois)
 
         if not self.settled:
+            if rois is None and self._worth():
+                self._skip_unread(images[:1], samples and samples[:1])
             self._choose(run, images.device.type)
         return run(self.model, self.form)
 
@@ -174,18 +177,36 @@ class Teacher(Checked, nn.Module):
 
     def _choose(self, run: Run, device: str) -> None:
         """Settle the form: what is given, else what the first rank finds to be the fastest."""
-        left = iterations_left()
-        short = self.speed == 'auto' and left < WORTH
-        if short or not self.free:
+        if not self._worth():
             return self.take(self.form)
-        choice = self._measured(run, device, left) if rank() == 0 else None
+        choice = self._measured(run, device) if rank() == 0 else None
         told = gather_objects(choice and choice.form)[0]
         if choice is None:
             return self.take(told)
         self.form, self.model, self.settled, self.measured = told, choice.model, True, True
         print_log(f'{self.owner}: speed={self.speed}: {choice}', 'current')
 
-    def _measured(self, run: Run, device: str, left: float) -> Choice:
+    def _worth(self) -> bool:
+        """Whether training is long enough to look for something faster."""
+        return self.free and (self.speed == 'max' or iterations_left() >= WORTH)
+
+    def _skip_unread(self, images: Tensor, samples: Any) -> None:
+        """Of all taps, those included that no method reads yet."""
+        taps = list(self.probed.shapes)
+        try:
+            skipped = skip_unread(
+                self.model, lambda: self._answer(self.model, EXACT, taps, images, samples, None)
+            )
+        except Exception as failure:  # a network that cannot be run on a single image runs wholly
+            print_log(f'{self.owner} runs wholly: {type(failure).__name__}: {failure}', 'current')
+            return
+        if skipped:
+            print_log(
+                f'{self.owner}: {len(skipped)} layers are not run: no tap depends on them',
+                'current',
+            )
+
+    def _measured(self, run: Run, device: str) -> Choice:
         return fastest(
             self.model,
             run,
@@ -193,7 +214,7 @@ class Teacher(Checked, nn.Module):
             device=device,
             tolerance=TOLERANCES[self.speed],
             seconds=SECONDS,
-            passes=math.inf if self.speed == 'max' else left,
+            passes=math.inf if self.speed == 'max' else iterations_left(),
         )
 
     def summary(self) -> str:

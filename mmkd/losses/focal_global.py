@@ -43,9 +43,10 @@ def foreground_mask(boxes: Tensor, size: tuple[int, int], image: tuple[int, int]
             [0.2500, 0.2500, 0.0000],
             [0.0000, 0.0000, 0.0000]])
     """
-    scale = boxes.new_tensor([size[1] / image[1], size[0] / image[0]] * 2)
-    scaled = boxes * scale
-    first, last = scaled[:, :2].floor(), scaled[:, 2:].ceil()
+    # column by column: a tensor of factors would have to come from the host
+    across, down = boxes[:, 0::2] * (size[1] / image[1]), boxes[:, 1::2] * (size[0] / image[0])
+    first = torch.stack([across[:, 0], down[:, 0]], 1).floor()
+    last = torch.stack([across[:, 1], down[:, 1]], 1).ceil()
     columns, rows = (
         (torch.arange(n, device=boxes.device) >= first[:, i, None])
         & (torch.arange(n, device=boxes.device) <= last[:, i, None])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,15 +40,17 @@ class LabelLoss:
             target: labels [N], or soft labels [N, K] (mixup, cutmix).
             *rest: weights of the rows, or the number that their sum is divided by, or both.
 
+        >>> import torch
         >>> LabelLoss().smoothed(0.1, torch.zeros(1, 2), torch.tensor([1]))
         (tensor(0.), tensor([0.0500]))
         """
         logits, soft = logits.float(), target.is_floating_point()
         y = target if soft else F.one_hot(target.flatten(), logits.shape[1]).float()
-        chosen = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        rate = largest * (logits.detach().softmax(1) * y).sum(1)
+        chosen = None
         if self.background is not None:
             chosen = (target >= 0) & (target < self.background)
-        rate = largest * chosen * (logits.detach().softmax(1) * y).sum(1)
+            rate = rate * chosen
         surprise = -logits.log_softmax(1)
         if self.class_weight is not None:
             surprise = surprise * logits.new_tensor(self.class_weight)
@@ -59,4 +60,4 @@ class LabelLoss:
                 grown = grown * rows
         counts = [value for value in rest if isinstance(value, (int, float))]
         count = counts[0] if counts else max(len(logits), 1)
-        return self.weight / count * grown.sum(), rate[chosen]
+        return self.weight / count * grown.sum(), rate if chosen is None else rate[chosen]

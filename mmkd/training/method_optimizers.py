@@ -27,6 +27,7 @@ from ..core.teacher import Teacher
 from ..errors import InputError
 from ..registry import HOOKS
 from .manifest import MANIFEST, manifest, refuse_other_training
+from .saving import saves_now
 
 KEY = 'method_optimizers'
 """Where a checkpoint keeps the states of the methods' optimisers."""
@@ -98,6 +99,12 @@ class DistillationHook(Hook):
             for optimizer in self.optimizers.values():
                 step_unscaled(optimizer, self._scale)
         write_forms(runner)
+        if any(saves_now(hook, runner) for hook in runner.hooks):
+            settle(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Nothing is saved of an epoch whose last losses were not finite."""
+        settle(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Save the optimisers' states, what methods remember, and what all was trained with."""
@@ -178,6 +185,13 @@ def teachers_of(runner: Runner) -> dict[str, Teacher]:
     """The teachers of the Runner's model; none if it is no Distiller."""
     model = bare(runner)
     return model.distillation.teachers if isinstance(model, Distiller) else {}
+
+
+def settle(runner: Runner) -> None:
+    """Stop if the losses of the last iteration were not finite; all ranks must come here."""
+    model = bare(runner)
+    if isinstance(model, Distiller):
+        model.distillation.settle()
 
 
 @master_only

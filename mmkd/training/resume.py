@@ -25,8 +25,9 @@ from ..errors import InputError
 from ..files.writing import ATOMIC, PART, write_whole
 from ..registry import HOOKS
 from .manifest import MANIFEST
-from .method_optimizers import bare
+from .method_optimizers import bare, settle
 from .randomness import Numbered, State, override, random_state, set_random_state, start_worker
+from .saving import given_backend, saves_now
 from .watch import Watch
 
 KEY = 'mmkd_resume'
@@ -149,6 +150,7 @@ class ResumeHook(Hook):
             self._watch.soon()
 
     def _stop(self, runner: Runner, number: int) -> None:
+        settle(runner)
         meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
         runner.save_checkpoint(
             runner.work_dir, INTERRUPTED, meta=meta, backend_args=dict(backend=ATOMIC)
@@ -301,19 +303,6 @@ class Passes:
         for batch in batches:
             yield [Numbered.of(i, iteration) for i in batch] if self._numbered else batch
             iteration += 1
-
-
-def given_backend(hook: CheckpointHook) -> bool:
-    """Whether the config says where and how checkpoints are written."""
-    return bool(hook.backend_args or hook.file_client_args)
-
-
-def saves_now(hook: Hook, runner: Runner) -> bool:
-    """Whether a hook writes a checkpoint after this iteration."""
-    if not isinstance(hook, CheckpointHook) or hook.by_epoch:
-        return False
-    every = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
-    return every or (hook.save_last and hook.is_last_train_iter(runner))
 
 
 def between_updates(runner: Runner) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmkd.core import checks
-from mmkd.core.checks import have_weight, refuse_nonfinite
+from mmkd.core.checks import Weighty, refuse_nonfinite
 
 
 def test_all_bad_terms_are_named_together():
@@ -20,13 +20,13 @@ def test_all_bad_terms_are_named_together():
 def test_a_term_has_weight_when_it_has_it_on_all_ranks_which_ask_once(monkeypatch):
     asked = []
 
-    def others(*lacking):
-        asked.append(lacking)
-        return [lacking[0], True, lacking[2]]  # another rank lacks the second
+    def others(silent):
+        asked.append(silent.tolist())
+        return torch.tensor([silent[0], 1.0, silent[2]])  # another rank lacks the second
 
-    monkeypatch.setattr(checks, 'on_any_rank', others)
-    terms = [torch.tensor(0.0), torch.tensor(2.0), torch.tensor(1.0)]
-    assert have_weight(terms) == [False, False, True]
-    assert asked == [(True, False, False)]
-    assert have_weight([]) == []
+    monkeypatch.setattr(checks, 'any_over_ranks', others)
+    terms = {name: torch.tensor(value) for name, value in (('a', 0.0), ('b', 2.0), ('c', 1.0))}
+    assert Weighty()(terms) == {'a': (False, True), 'b': (False, False), 'c': (True, False)}
+    assert asked == [[1.0, 0.0, 0.0]]
+    assert Weighty()({}) == {}
     assert len(asked) == 1

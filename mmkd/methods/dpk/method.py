@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ...collectives import drawn
+from ...collectives import drawn, uploaded
 from ...core.forms import PRECISIONS, Precision
 from ...core.levels import channels_of, levels_of, sizes_at
 from ...core.method import FeatureMethod
@@ -341,7 +341,7 @@ class DPK(FeatureMethod):
         if self.mask == 'teacher_energy':
             return -patchify(teacher, stage.patch).square().mean(2)
         tokens = math.prod(stage.grid(teacher.shape[-2:]))
-        return drawn(self.rng, len(teacher), tokens).to(teacher.device)
+        return uploaded(drawn(self.rng, len(teacher), tokens), teacher.device)
 
     def _losses(self, step: Step, maps: Maps, rebuilt: list[Tensor]) -> dict[str, Tensor]:
         if self.focal is None:

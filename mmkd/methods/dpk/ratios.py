@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...collectives import gather_maps, joined
 from ...core.options import AtLeast, Count, Share, annotations_of, check_options
+from ...core.readings import Readings
 from ...errors import InputError, nearest, refuse_unknown
 from ...losses.cka import FEWEST, cka_of_terms, hsic_terms
 
@@ -184,16 +185,21 @@ class CKARatio(Ratio):
         self.history = history
         self.low, self.fallback = low, fallback
         self._memories: list[Memory] = []
+        self._alignments = Readings()
 
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
-        """The ratio of every level; one transfer from the device for all."""
+        """The ratio of every level; on a GPU that of the iteration before, for which nothing has to wait."""
         self._memories = self._memories or [Memory() for _ in pairs]
         maps = iter(gather_maps([side for pair in pairs for side in pair]))
         found = [
             self._alignment(memory, pair) for memory, pair in zip(self._memories, zip(maps, maps))
         ]
-        alignments = torch.stack([alignment for alignment, _ in found]).tolist()
-        return [self._reading(value, images) for value, (_, images) in zip(alignments, found)]
+        levels = [str(level) for level in range(len(found))]
+        measured = self._alignments(levels, torch.stack([alignment for alignment, _ in found]))
+        return [
+            self._reading(measured.get(level, math.nan), images)
+            for level, (_, images) in zip(levels, found)
+        ]
 
     def state(self) -> Any:
         """Maps and terms that are remembered."""
