@@ -73,6 +73,11 @@ class KD(Method):
         else:
             self.teacher_taps = self.student_taps if self._tap else logit_taps(teacher)
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        parts = dict(roi='boxes that are sampled around objects', query='queries made of objects')
+        kind = head_kind(student)
+        return f'KD compares {parts[kind]}' if kind in parts else None
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Look at both heads: sigmoid or softmax, as many classes, logits of the same shapes."""
         assert teacher is not None
