@@ -34,7 +34,7 @@ def without_labels(cfg: Config, folder: str | Path | None = None) -> None:
         folder: images; by default those of the config's training data.
     """
     kept = {name: copy.deepcopy(cfg[name]) for name in CHANGED if cfg.get(name) is not None}
-    loader = cfg.get('train_dataloader')
+    loader: Any = cfg.get('train_dataloader')
     if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
         raise InputError('train_dataloader.dataset: missing in the config; needed for its pipeline')
     images_in(folder or own_images(loader['dataset']))

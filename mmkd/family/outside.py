@@ -123,6 +123,8 @@ class OutsideBackbone(BaseModel):
 
     label = ''
     """How the summary calls it."""
+    optional: tuple[str, ...] = ()
+    """Parts that no map depends on, or that begin as plain standardisation: a file may lack them."""
 
     def __init__(self, levels: Levels, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(ImgDataPreprocessor(mean=list(mean), std=list(std), bgr_to_rgb=True))
@@ -148,7 +150,7 @@ class OutsideBackbone(BaseModel):
 
     def _named(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those weights that the network has, under the names of this model."""
-        own = self.backbone.net.state_dict()  # type: ignore[union-attr, operator]
+        own = self.backbone.net.state_dict()
         return {f'backbone.net.{name}': value for name, value in weights.items() if name in own}
 
 

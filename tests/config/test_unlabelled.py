@@ -47,7 +47,7 @@ def test_pipelines_of_the_toolboxes_run_on_images_alone(name, shapes):
     with DefaultScope.overwrite_default_scope(scope_of(name)):
         data = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
         items = [data[i] for i in range(2)]
-    assert len(data) == 8
+    assert len(data) % 8 == 0  # some are repeated
     assert all(item['inputs'].shape[0] == 3 for item in items)
 
 
