@@ -11,6 +11,9 @@ from mmengine.registry import Registry
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=['mmkd'])
 """Distillers, methods, necks and backbones."""
 
+DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd'])
+"""Data."""
+
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd'])
 """What happens around training."""
 

@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='options of methods and teacher: pkd.weight=3 teacher.precision=bf16',
     )  # fmt: skip
     parser.add_argument(
+        '--no-labels', nargs='?', const=True, default=False, metavar='FOLDER',
+        help="the student's own losses off: distil on images alone, of the config or of a folder",
+    )  # fmt: skip
+    parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='FILE',
         help='resume from a checkpoint; without a value, from the latest in the work dir',
     )  # fmt: skip
@@ -54,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
         teacher=args.teacher,
         checkpoint=args.teacher_checkpoint,
         distill_options=args.distill_options,
+        no_labels=args.no_labels,
         resume=args.resume,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,

@@ -275,13 +275,15 @@ def millions(config: str) -> float:
     return round(sum(p.numel() for p in shipped(config).parameters()) / 1e6, 2)
 
 
-def distiller(student: Any, teacher: Any = None, seed: int = 0, **methods: Any) -> nn.Module:
+def distiller(
+    student: Any, teacher: Any = None, seed: int = 0, labels: bool = True, **methods: Any
+) -> nn.Module:
     """A Distiller of a student and a teacher (a model config, or options) with some methods."""
     torch.manual_seed(seed)
     options = teacher
     if teacher is not None and 'type' in teacher:
         options = dict(config=teacher, checkpoint='untrained')
-    config = dict(type='mmkd.Distiller', student=student, methods=methods)
+    config = dict(type='mmkd.Distiller', student=student, methods=methods, labels=labels)
     if options is not None:
         config['teacher'] = options
     with DefaultScope.overwrite_default_scope('mmkd'):

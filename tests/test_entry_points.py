@@ -90,6 +90,7 @@ class Case:
             teachers=[f'{guide}:{weights}'],
             student_checkpoint=weights if self.named else None,
             spec=f'{guide}:{weights}',
+            no_labels=None,
             resume=weights if self.named else None,
             distill='pkd',
             method='pkd',

@@ -19,6 +19,7 @@ import resource
 import signal
 import time
 import traceback
+from collections.abc import Collection
 from contextlib import suppress
 from fnmatch import fnmatch
 from importlib import import_module
@@ -35,15 +36,16 @@ LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_
 HEAVY = r'headless|large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
 
 
-def folders(toolbox: str, pick: str = 'light') -> dict[str, str]:
+def folders(toolbox: str, pick: str = 'light', only: Collection[str] = ()) -> dict[str, str]:
     """A config of each folder, by folder.
 
     Args:
         toolbox: whose.
         pick: ``light``: the first that is named like a small one, ``first`` or ``last`` by name, ``smallest``
             or ``largest`` by parameters, or a pattern (``*panoptic*``) whose first match is taken.
+        only: the folders that are looked at; by default all.
     """
-    found = every_config(toolbox)
+    found = {f: configs for f, configs in every_config(toolbox).items() if not only or f in only}
     if '*' in pick:
         matching = {f: [c for c in cs if fnmatch(Path(c).name, pick)] for f, cs in found.items()}
         found = {folder: configs for folder, configs in matching.items() if configs}
@@ -305,9 +307,8 @@ def run(args: argparse.Namespace) -> None:
             print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
         return reply.startswith('ok')
 
-    for folder, config in folders(args.toolbox, args.pick).items():
-        known = not args.folders or folder in args.folders
-        if known and done.get((config, 'alone'), 'ok').startswith('ok'):
+    for folder, config in folders(args.toolbox, args.pick, args.folders).items():
+        if done.get((config, 'alone'), 'ok').startswith('ok'):
             for method in args.methods:
                 if not trains(folder, config, method) and not trains(folder, config, 'alone'):
                     break

@@ -42,6 +42,7 @@ def training_config(
     teacher: str | None = None,
     checkpoint: str | None = None,
     distill_options: Mapping[str, Any] | None = None,
+    no_labels: bool | str = False,
     resume: str | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
@@ -58,6 +59,7 @@ def training_config(
         teacher: the teacher's config.
         checkpoint: the teacher's checkpoint.
         distill_options: options of methods and teacher, by dotted key (``pkd.weight``).
+        no_labels: train on images without labels; see :func:`mmkd.distill`.
         resume: ``auto``, or a checkpoint to resume from.
         amp: mixed precision: float16 on GPUs, bfloat16 on CPUs.
         auto_scale_lr: scale the learning rate with the batch size as the config says.
@@ -67,10 +69,10 @@ def training_config(
     cfg = load_config(config)
     override(cfg, cfg_options)
     if method is not None:
-        cfg = distill(cfg, method, teacher, checkpoint, nested(distill_options))
-    elif teacher or checkpoint or distill_options:
+        cfg = distill(cfg, method, teacher, checkpoint, nested(distill_options), no_labels)
+    elif teacher or checkpoint or distill_options or no_labels is not False:
         raise InputError(
-            '--teacher, --teacher-checkpoint, --distill-options: need --distill METHOD'
+            '--teacher, --teacher-checkpoint, --distill-options, --no-labels: need --distill METHOD'
         )
     elif is_distiller(cfg.model):
         add_hook(cfg)

@@ -1,4 +1,4 @@
 """From any project's config to a distillation config, and back to the plain student's.
 
-May import: family, core.
+May import: family, core, datasets.
 """

@@ -13,6 +13,7 @@ from ..core.method import build_method, find_method
 from ..errors import InputError, refuse_unknown
 from ..family.building import is_distiller, load_config, model_config
 from ..family.sizes import small_size
+from .unlabelled import with_labels, without_labels
 
 HOOK = 'mmkd.DistillationHook'
 
@@ -23,6 +24,7 @@ def distill(
     teacher: Any = None,
     checkpoint: Any = None,
     options: Mapping[str, Any] | None = None,
+    no_labels: bool | str | Path = False,
 ) -> Config:
     """Make a distillation config of a student's; the given one is left as it is.
 
@@ -32,6 +34,8 @@ def distill(
         teacher: the teacher's config (file, ``package::`` name or Config); several as a dict by name.
         checkpoint: its weights; for several teachers a dict by the same names.
         options: more options: ``dict(pkd=dict(weight=3.0), teacher=dict(precision='bf16'))``.
+        no_labels: turn the student's own losses off and train on images alone: True for those of the config's
+            training data, or a folder of them.
 
     Returns:
         A config that trains with any OpenMMLab Runner.
@@ -55,6 +59,9 @@ def distill(
         model.teacher = spec
     if size := small_size(result):
         model.image_size = size
+    if no_labels is not False:
+        model.labels = False
+        without_labels(result, None if no_labels is True else no_labels)
     result.model = model
     _add_runtime(result)
     return result
@@ -177,6 +184,7 @@ def plain_config(cfg: Config) -> Config:
     plain = load_config(cfg)
     if not is_distiller(plain.model):
         return plain
+    with_labels(plain)
     plain.model = model_config(plain)
     plain.model.pop('_scope_', None)
     _strip_list(plain, 'custom_hooks', lambda hook: str(hook.get('type')).startswith('mmkd.'))

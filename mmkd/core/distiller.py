@@ -78,6 +78,7 @@ def build_distiller(
     check_gradients: bool = True,
     skip_nonfinite: int = 0,
     image_size: int | None = None,
+    labels: bool = True,
 ) -> nn.Module:
     """Build a Distiller from its config.
 
@@ -90,9 +91,10 @@ def build_distiller(
         skip_nonfinite: likewise; by default the first loss that is not finite stops training.
         image_size: the size of square image at which the networks are dry-run first; then sizes are tried that
             the networks state, 128, 224 and 384. ``mmkd.distill`` takes it from the config's test pipeline.
+        labels: False turns the student's own losses off, so that images without labels will do.
     """
     protect()
-    given = dict(student=student, check_gradients=check_gradients)
+    given = dict(student=student, check_gradients=check_gradients, labels=labels)
     check_options('Distiller', build_distiller, given)
     config = ConfigDict(copy.deepcopy(dict(student)))
     if data_preprocessor is not None:
@@ -104,7 +106,7 @@ def build_distiller(
         built = {name: build_method(name, cfg) for name, cfg in _checked(methods).items()}
         _refuse_idle_teachers(teachers, built)
         distillation = Distillation(
-            model, config, teachers, built, check_gradients, skip_nonfinite, image_size
+            model, config, teachers, built, check_gradients, skip_nonfinite, image_size, labels
         )
     model.__class__ = distilled(type(model))  # type: ignore[arg-type]
     model.distillation = distillation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from .schedules import progress
 from .silence import Silence
 from .step import Side, Step
 from .teacher import Teacher
+from .unlabelled import freeze_unreached, nothing, refuse_readers_of_labels
 
 Losses = dict[str, Any]
 
@@ -54,6 +56,7 @@ class Distillation(nn.Module):
         skip_nonfinite: how many iterations may be left out because a loss was NaN or infinite, on any
             rank; the next one stops training. Buffers of the student are put back.
         image_size: the size of image at which dry runs are tried first.
+        labels: whether the student's own losses are trained; without them only what the taps depend on is.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Distillation(nn.Module):
         check_gradients: bool = True,
         skip_nonfinite: int = 0,
         image_size: int | None = None,
+        labels: bool = True,
     ) -> None:
         super().__init__()
         if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
@@ -72,7 +76,7 @@ class Distillation(nn.Module):
         if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
             raise InputError(f'image_size={image_size!r}; needed: a number of pixels, or None')
         self.teachers = dict(teachers)
-        self.check_gradients = check_gradients
+        self.check_gradients, self.labels = check_gradients, labels
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
         self.skipping = False
         self.optimizers_installed = False
@@ -101,14 +105,12 @@ class Distillation(nn.Module):
         now = progress()
         weights = {name: method.weight(now) for name, method in self.methods.items()}
         active = {name: m for name, m in self.methods.items() if weights[name] > 0}
+        if not (self.labels or active):
+            self._start()
+            return self._touched(nothing(student), now)
         buffers = [(b, b.clone()) for b in student.buffers()] if self.skip_nonfinite else []
-        with capture(
-            student,
-            {tap.place for tap in self._student_taps(active)},
-            copied=self._probed.overwritten,
-            owner=STUDENT,
-        ) as features:
-            losses = dict(task())
+        with self._captured(student, active, inputs, samples) as features:
+            losses = dict(task()) if self.labels else {}
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
         self._probed.overwritten |= features.overwritten()
         self._start()
@@ -169,6 +171,10 @@ class Distillation(nn.Module):
             ours = Side(student, config, probed.shapes, STUDENT, probed.image)
             method.choose_weight(ours.task)
             method.setup(ours, self._side(name))
+        if not self.labels:
+            refuse_readers_of_labels(self.methods, Side(student, config, {}, STUDENT))
+            idle = freeze_unreached(student, self._student_taps(self.methods), probed.image)
+            print_log(f'without labels: {idle} tensors of the student are not trained', 'current')
         return probed
 
     def _side(self, name: str) -> Side | None:
@@ -217,17 +223,27 @@ class Distillation(nn.Module):
             losses[name] = [first, *rest] if rest else first
         return losses
 
-    def _rerun(
-        self, student: nn.Module, device: str
-    ) -> Callable[[Tensor, Iterable[Tap]], Features]:
+    def _captured(
+        self, student: nn.Module, active: Mapping[str, Method], inputs: Tensor, samples: Any
+    ) -> AbstractContextManager[Features]:
+        """Opens a capture in which the student is run; without labels it is run here, to its taps."""
+        taps = self._student_taps(active)
+        if not self.labels:
+            return nullcontext(self._rerun(student, inputs.device.type)(inputs, taps, samples))
+        places = {tap.place for tap in taps}
+        return capture(student, places, copied=self._probed.overwritten, owner=STUDENT)
+
+    def _rerun(self, student: nn.Module, device: str) -> Callable[..., Features]:
         """The student once more, in the precision in which it has just run."""
         mixed, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
-        def rerun(inputs: Tensor, taps: Iterable[Tap]) -> Features:
+        def rerun(inputs: Tensor, taps: Iterable[Tap], samples: Any = None) -> Features:
             asked, counts, copied = list(taps), self._probed.counts, self._probed.overwritten
             until = {tap.place: counts[tap.place] for tap in asked}
             with torch.autocast(device, dtype, enabled=mixed):
-                return observe(student, asked, inputs, until=until, copied=copied, owner=STUDENT)
+                return observe(
+                    student, asked, inputs, samples, until=until, copied=copied, owner=STUDENT
+                )
 
         return rerun
 

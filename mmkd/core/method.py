@@ -77,6 +77,10 @@ class Method(Checked, nn.Module):
         """Losses and statistics by name. A name with ``loss`` in it is trained; others are logged."""
         raise NotImplementedError
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        """Why it cannot do without labels; None if it can."""
+        return None
+
     def reaches_student(self, term: str) -> bool:
         """Whether a loss must give the student gradient, which is made sure once it has weight."""
         return True

@@ -232,7 +232,9 @@ class Teacher(Checked, nn.Module):
         source = checkpoint or zoo_checkpoint(config)
         outside = self.model if isinstance(self.model, OutsideBackbone) else None
         if source is None and outside is not None:
-            self._judge(KeyReport(1, missing=outside.load_own()), str(outside.label), strict)
+            report = KeyReport(missing=outside.load_own())
+            report.loaded = len(self.model.state_dict()) - len(report.missing)
+            self._judge(report, str(outside.label), strict)
             return
         if source is None:
             raise InputError(
@@ -251,6 +253,8 @@ class Teacher(Checked, nn.Module):
         self._judge(load_weights(self.model, weights), str(source), strict)
 
     def _judge(self, report: KeyReport, source: str, strict: bool) -> None:
+        optional = getattr(self.model, 'optional', ())
+        report.missing = [k for k in report.missing if not any(part in k for part in optional)]
         if report.clean:
             print_log(f'{self.owner}: {source}: {report}', 'current')
             return

@@ -57,6 +57,8 @@ class HFBackbone(OutsideBackbone):
     'hf facebook/dinov2-small'
     """
 
+    optional = ('pooler', 'hidden_states_norms')
+
     def __init__(
         self,
         model: str,
@@ -85,7 +87,7 @@ class HFBackbone(OutsideBackbone):
         options = dict(config=config, output_loading_info=True, trust_remote_code=False)
         net, report = self._read(lambda: self.kind.from_pretrained(self.name, **options))
         self.backbone.net = net.eval()
-        return [key for key in report['missing_keys'] if 'pooler' not in key]
+        return list(report['missing_keys'])
 
     def translated(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of the network itself, whatever head it was trained with."""

@@ -123,6 +123,8 @@ class OutsideBackbone(BaseModel):
 
     label = ''
     """How the summary calls it."""
+    optional: tuple[str, ...] = ()
+    """Parts that no map depends on, or that begin as plain standardisation: a file may lack them."""
 
     def __init__(self, levels: Levels, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(ImgDataPreprocessor(mean=list(mean), std=list(std), bgr_to_rgb=True))

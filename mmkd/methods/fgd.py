@@ -59,6 +59,9 @@ class FGD(FeatureMethod):
         self.temperature = temperature
         self.terms: nn.Module | None = None
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'FGD looks at the objects in the images'
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build adapters and the relation blocks, with the weights published for the detector."""
         assert teacher is not None

@@ -141,6 +141,9 @@ class FRSKD(Method):
             self.boxes = [box_tap(tap) for tap in self.logits]
         self.student_taps = [*self.maps, *self._answers, *self.boxes]
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'FRSKD trains its own heads with the labels'
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build the self-teacher: its pyramid, and heads as the student's."""
         refuse_unordered('FRSKD', student, self.maps)

@@ -15,7 +15,7 @@ from ..core.likeness import (
 from ..core.method import Method, Taps
 from ..core.options import Positive
 from ..core.step import Side, Step
-from ..family.heads import logit_taps
+from ..family.heads import head_kind, logit_taps
 from ..family.logits import STANDARD_TEMPERATURE, LogitDivergence
 from ..family.taps import parse_taps
 from ..registry import MODELS
@@ -79,6 +79,11 @@ class KD(Method):
             self.teacher_taps = parse_taps(self._teacher_tap)
         else:
             self.teacher_taps = self.student_taps if self._tap else logit_taps(teacher)
+
+    def reads_labels(self, student: nn.Module) -> str | None:
+        parts = dict(roi='boxes that are sampled around objects', query='queries made of objects')
+        kind = head_kind(student)
+        return f'KD compares {parts[kind]}' if kind in parts else None
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Look at both heads: sigmoid or softmax, as many classes, logits of the same shapes."""

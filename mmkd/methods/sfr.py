@@ -90,6 +90,9 @@ class SFR(Method):
         self.stage_taps = self.student_taps = taps
         self.kept = 3 if self._tap is None and task_of(student) == 'detection' else 0
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'SFR regularises a training with labels'
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Choose marginals, solver, schedule and the head whose labels are smoothed."""
         self._choose_solver(student)

@@ -56,7 +56,7 @@ def test_levels_that_are_chosen_stay_as_they_are_where_they_are_as_many():
 
 
 def test_what_is_no_map_stays_as_it_is():
-    tokens = {NECK: [Size((1, 7, 3))] * 2}
+    tokens = {NECK: [Size((1, 7, 8))] * 2}
     odd = Side(h.build(h.retinanet()), {}, tokens, 'the side', 128)
     assert pair_by_stride('X', odd, side([8]), [NECK], [NECK]) == ([NECK], [NECK])
 

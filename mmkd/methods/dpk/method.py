@@ -147,8 +147,6 @@ class DPK(FeatureMethod):
         self._single: set[int] = set()
         self._idle: list[nn.Parameter] = []
 
-    # -- set-up ---------------------------------------------------------------------------------
-
     @property
     def level_taps(self) -> tuple[list[Tap], list[Tap]]:
         """The taps of features; that of the logits has no level."""
@@ -275,7 +273,8 @@ class DPK(FeatureMethod):
                 f', one for each injected level ({", ".join(self.names[i] for i in self.inject)})'
             )
 
-    # -- one step -------------------------------------------------------------------------------
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'its loss of detectors (FGD) looks at the objects' if self.focal else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Measure the gap, rebuild the student's maps, and compare them with the teacher's."""
