@@ -43,12 +43,13 @@ def mean_count(count: Tensor) -> Tensor:
     return mean_over_ranks(count).clamp_min(1.0 / world_size())
 
 
-def sum_over_ranks(parts: Sequence[Tensor]) -> list[Tensor]:
+def sum_over_ranks(parts: Sequence[Tensor], apart: bool = False) -> list[Tensor]:
     """Sums over all ranks of some tensors of one number format, with gradient, in one exchange.
 
     What is made of the sums must be the same on every rank. Then so is its gradient, no rank has to ask
     another for it, and the mean of the ranks' gradients, which distributed training takes, is that of
-    one process.
+    one process. Where ranks make something of their own of the sums (``apart``), the gradients of all are
+    summed, with one more exchange in the backward pass.
 
     >>> import torch
     >>> sum_over_ranks([torch.ones(2), torch.zeros(())])
@@ -56,7 +57,7 @@ def sum_over_ranks(parts: Sequence[Tensor]) -> list[Tensor]:
     """
     if world_size() == 1:
         return list(parts)
-    total = _Sum.apply(torch.cat([part.flatten() for part in parts]))
+    total = (_SumApart if apart else _Sum).apply(torch.cat([part.flatten() for part in parts]))
     sums = total.split([part.numel() for part in parts])
     return [own.view_as(part) for own, part in zip(sums, parts)]
 
@@ -213,6 +214,16 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * world_size()
+
+
+class _SumApart(_Sum):
+    """The sum over ranks, of which each makes something of its own; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 def _gather(own: Tensor) -> list[Tensor]:

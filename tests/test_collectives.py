@@ -37,7 +37,12 @@ METHODS = {
 }
 DPK = dict(type='mmkd.DPK', size='light', optimizer=None)
 OWN = {
-    'classifier': dict(dpk=dict(DPK, tap=['backbone.layer2', 'backbone.layer3'])),
+    'classifier': dict(
+        dpk=dict(DPK, tap=['backbone.layer2', 'backbone.layer3']),
+        dkd=dict(type='mmkd.DKD'),
+        dist=dict(type='mmkd.DIST', weight=0.1),
+        rkd=dict(type='mmkd.RKD'),
+    ),
     'retinanet': dict(fgd=dict(type='mmkd.FGD'), dpk=dict(DPK, inject=[1])),
 }
 
@@ -233,6 +238,8 @@ class Exchanges(TorchDispatchMode):
 
 SHIPPED = {name: m for name, m in method_names().items() if m.__module__.startswith('mmkd.')}
 OPTIONS = {'dpk': dict(size='light', inject=[0, 1])}
+CHECKED = {'crosskd': 2}
+"""Terms whose backward pass asks other ranks."""
 ALLOWED = 2
 SIZES = ((96, 96), (96, 96))
 
@@ -280,4 +287,5 @@ def test_a_step_of_a_method_adds_two_exchanges_at_most(name, family, late):
         pytest.skip('of another task')
     first, then = (count - student for count, student in zip(found, own))
     assert then <= ALLOWED
-    assert first <= then + 1  # which of its terms have weight, all at once
+    # which of its terms have weight, all at once; and the backward pass of each that is checked
+    assert first <= then + 1 + CHECKED.get(name, 0)

@@ -35,7 +35,7 @@ def without_labels(cfg: Config, folder: str | Path | None = None) -> None:
     """
     kept = {name: copy.deepcopy(cfg[name]) for name in CHANGED if cfg.get(name) is not None}
     loader: Any = cfg.get('train_dataloader')
-    if not isinstance(loader, Mapping) or not isinstance(loader.get('dataset'), Mapping):
+    if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
         raise InputError('train_dataloader.dataset: missing in the config; needed for its pipeline')
     images_in(folder or own_images(loader['dataset']))
     loader['dataset'] = _unlabelled(loader['dataset'], folder)

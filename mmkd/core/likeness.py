@@ -98,9 +98,9 @@ def refuse_sigmoid(method: str, student: nn.Module) -> None:
         )
 
 
-def refuse_box(method: str, box: float, student: nn.Module) -> None:
+def refuse_boxes(method: str, boxes: float, student: nn.Module) -> None:
     """Stop if boxes are weighed that do not compare."""
     raise InputError(
-        f'{method}: box={box!r}; the boxes of {type(logit_head(student)).__name__} are not compared, only '
+        f'{method}: boxes={boxes!r}; the boxes of {type(logit_head(student)).__name__} are not compared, only '
         'those of dense heads with bins or a plain box coder; leave it out'
     )

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..collectives import mean_count
 from ..losses.quality import quality_focal
 from .assigned import class_loss_taps, positive_rows
 from .heads import logit_head
@@ -53,27 +52,32 @@ class Mimicry:
         classes = Tap('bbox_head', item=0)
         return [classes] if self.boxes is None else [classes, self.boxes.tap]
 
+    def counted(self, theirs: Features, labels: Features, student: nn.Module) -> Tensor:
+        """How many objects this rank's labels hold, and the sum of the weights of its boxes: [2]."""
+        sure = self._sure(theirs)
+        return torch.stack([positive_rows(labels, self.losses, student).sum().to(sure), sure.sum()])
+
     def terms(
-        self, ours: Features, theirs: Features, labels: Features, student: nn.Module
+        self, ours: Features, theirs: Features, counts: Tensor, student: nn.Module
     ) -> Mapping[str, Tensor]:
-        """``cls``, and ``bbox`` where boxes compare.
+        """``classes``, and ``boxes`` where boxes compare.
 
         Args:
             ours: the predictions that are to follow.
             theirs: the teacher's.
-            labels: what passed at ``losses``.
+            counts: the mean over ranks of what they have ``counted``.
             student: the student.
         """
         classes, *boxes = self.taps
         told = self.logits.rows(theirs[classes])
-        sure = told.sigmoid().amax(-1)
-        positive = positive_rows(labels, self.losses, student).sum()
-        counts = mean_count(torch.stack([positive.to(sure), sure.sum()]))
-        terms = {'cls': quality_focal(self.logits.rows(ours[classes]), told).sum() / counts[0]}
+        terms = {'classes': quality_focal(self.logits.rows(ours[classes]), told).sum() / counts[0]}
         for tap in boxes:
             apart = self._apart(ours[tap], theirs[tap], logit_head(student))
-            terms['bbox'] = (sure * apart).sum() / counts[1]
+            terms['boxes'] = (self._sure(theirs) * apart).sum() / counts[1]
         return terms
+
+    def _sure(self, theirs: Features) -> Tensor:
+        return self.logits.confidence(theirs[self.taps[0]])
 
     def _apart(self, ours: Levels, theirs: Levels, head: Any) -> Tensor:
         boxes: Any = self.boxes

@@ -10,17 +10,20 @@ from ..collectives import sum_over_ranks
 from .pearson import EPSILON, moments
 
 
-def aligned(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def aligned(pairs: Sequence[tuple[Tensor, Tensor]], counted: Tensor) -> tuple[list[Tensor], Tensor]:
     """The first map [B, C, H, W] of each pair, standardised, at the mean and spread of the second.
 
-    Both are over images and positions of all ranks, with one exchange between ranks for all pairs.
+    Both are over images and positions of all ranks. What else each rank has counted is summed in the same
+    exchange; the backward pass takes another one.
 
     >>> x = torch.arange(8.0).view(2, 1, 2, 2)
-    >>> aligned([(x, 3 * x + 1)])[0].flatten()
+    >>> aligned([(x, 3 * x + 1)], torch.ones(1))[0][0].flatten()
     tensor([ 1.,  4.,  7., 10., 13., 16., 19., 22.])
     """
-    sums = sum_over_ranks([moments(student, teacher) for student, teacher in pairs])
-    return [_aligned(own, student) for own, (student, _) in zip(sums, pairs)]
+    parts = [moments(student, teacher) for student, teacher in pairs]
+    *sums, total = sum_over_ranks([*parts, counted.to(parts[0])], apart=True)
+    maps = [_aligned(own, student) for own, (student, _) in zip(sums, pairs)]
+    return maps, total.to(counted)
 
 
 def _aligned(sums: Tensor, student: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..collectives import mean_count
 from ..core.likeness import (
-    refuse_box,
+    refuse_boxes,
     refuse_other_classes,
     refuse_other_heads,
     refuse_other_shapes,
@@ -24,25 +25,25 @@ from ..registry import MODELS
 class BCKD(Method):
     """Each class of a dense head is a question of its own, and boxes follow where the teacher is sure.
 
-    ``L = cls / n sum_i sum_c BCE(s_ic, sigmoid(t_ic)) |sigmoid(t_ic) - sigmoid(s_ic)|
-    + box sum_i w_i (1 - GIoU(b_i, b'_i)) / sum_i w_i``, ``w_i = max_c sigmoid(t_ic)``, over all anchors or
+    ``L = classes / n sum_i sum_c BCE(s_ic, sigmoid(t_ic)) |sigmoid(t_ic) - sigmoid(s_ic)|
+    + boxes sum_i w_i (1 - GIoU(b_i, b'_i)) / sum_i w_i``, ``w_i = max_c sigmoid(t_ic)``, over all anchors or
     points; n of them hold an object in the student's own loss. The teacher's map must have the student's
     anchors. docs/methods/bckd.md says what is published and where we differ.
 
     Args:
-        cls: weight of the classes.
-        box: weight of the boxes; by default 4, and none where the head's boxes do not compare.
+        classes: weight of the classes.
+        boxes: weight of the boxes; by default 4, and none where the head's boxes do not compare.
         **options: see :class:`Method`.
 
-    >>> BCKD(box=0.0).needs_teacher
+    >>> BCKD(boxes=0.0).needs_teacher
     True
     """
 
     def __init__(
-        self, cls: NonNegative = 1.0, box: NonNegative | None = None, **options: Any
+        self, classes: NonNegative = 1.0, boxes: NonNegative | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.cls, self.box = cls, box
+        self.classes, self.boxes = classes, boxes
         self.model: list[nn.Module] = []  # no submodule
         self.mimicry: Mimicry | None = None
 
@@ -54,8 +55,8 @@ class BCKD(Method):
         refuse_softmax('BCKD', student)
         self.model = [student]
         self.mimicry = Mimicry.of(student, teacher, overlap=True)
-        if self.box and self.mimicry.boxes is None:
-            refuse_box('BCKD', self.box, student)
+        if self.boxes and self.mimicry.boxes is None:
+            refuse_boxes('BCKD', self.boxes, student)
         self.student_taps = self.teacher_taps = self.mimicry.taps
 
     def setup(self, student: Side, teacher: Side | None) -> None:
@@ -70,6 +71,8 @@ class BCKD(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms that have weight."""
         assert self.mimicry is not None
-        found = self.mimicry.terms(step.student, step.answers(), step.student, self.model[0])
-        weights = dict(cls=self.cls, bbox=4.0 if self.box is None else self.box)
+        ours, theirs, student = step.student, step.answers(), self.model[0]
+        counts = mean_count(self.mimicry.counted(theirs, ours, student))
+        found = self.mimicry.terms(ours, theirs, counts, student)
+        weights = dict(classes=self.classes, boxes=4.0 if self.boxes is None else self.boxes)
         return {f'loss_{k}': weights[k] * term for k, term in found.items() if weights[k]}

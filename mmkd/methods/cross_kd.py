@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..collectives import world_size
 from ..core.levels import channels_of, levels_of
 from ..core.likeness import (
-    refuse_box,
+    refuse_boxes,
     refuse_other_classes,
     refuse_other_heads,
     refuse_other_shapes,
@@ -39,15 +40,15 @@ class CrossKD(Method):
     teacher's map there; it is activated and goes through the teacher's remaining convolutions and
     predictions, which are frozen. Of these predictions x, y and the teacher's own t, u::
 
-        L = cls / n sum_i sum_c BCE(x_ic, sigmoid(t_ic)) |sigmoid(x_ic) - sigmoid(t_ic)|
-            + box sum_i w_i d(y_i, u_i) / sum_i w_i,     w_i = max_c sigmoid(t_ic)
+        L = classes / n sum_i sum_c BCE(x_ic, sigmoid(t_ic)) |sigmoid(x_ic) - sigmoid(t_ic)|
+            + boxes sum_i w_i d(y_i, u_i) / sum_i w_i,     w_i = max_c sigmoid(t_ic)
 
     n anchors hold an object in the student's own loss; d is the KL of the bins, the mean of four sides,
     or 1 - GIoU. docs/methods/cross_kd.md says what is published and where we differ.
 
     Args:
-        cls: weight of the classes.
-        box: weight of the boxes; by default 4 for bins, 1 for others, none where boxes do not compare.
+        classes: weight of the classes.
+        boxes: weight of the boxes; by default 4 for bins, 1 for others, none where boxes do not compare.
         last: how many of the teacher's convolutions the student's maps pass.
         **options: see :class:`Method`.
 
@@ -57,13 +58,13 @@ class CrossKD(Method):
 
     def __init__(
         self,
-        cls: NonNegative = 1.0,
-        box: NonNegative | None = None,
+        classes: NonNegative = 1.0,
+        boxes: NonNegative | None = None,
         last: Count = 1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.cls, self.box, self.last = cls, box, last
+        self.classes, self.boxes, self.last = classes, boxes, last
         self.models: list[nn.Module] = []  # no submodules
         self.mimicry: Mimicry | None = None
         self.towers: tuple[list[Tower], list[Tower]] = ([], [])
@@ -82,8 +83,8 @@ class CrossKD(Method):
             refuse_without_towers('CrossKD', teacher, 'the teacher'),
         )
         self.mimicry = Mimicry.of(student, teacher, overlap=False)
-        if self.box and self.mimicry.boxes is None:
-            refuse_box('CrossKD', self.box, student)
+        if self.boxes and self.mimicry.boxes is None:
+            refuse_boxes('CrossKD', self.boxes, student)
         self.maps = self._maps(ours, student), self._maps(theirs, teacher)
         self.student_taps = [*self.maps[0], *self.mimicry.taps]
         self.teacher_taps = [*self.maps[1], *self.mimicry.taps, HEAD, *map(Tap, self._earlier)]
@@ -105,17 +106,20 @@ class CrossKD(Method):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms that have weight."""
         assert self.mimicry is not None
-        theirs = step.answers()
-        crossed = self._crossed(step.student, theirs)
-        found = self.mimicry.terms(crossed, theirs, step.student, self.models[0])
+        ours, theirs, student = step.student, step.answers(), self.models[0]
+        counted = self.mimicry.counted(theirs, ours, student)
+        levels, total = aligned(list(self._pairs(ours, theirs)), counted)
+        counts = total.clamp_min(1.0) / world_size()
+        found = self.mimicry.terms(self._crossed(levels, theirs), theirs, counts, student)
         bins = self.mimicry.boxes is not None and self.mimicry.boxes.bins
-        weights = dict(cls=self.cls, bbox=(4.0 if bins else 1.0) if self.box is None else self.box)
+        weights = dict(
+            classes=self.classes, boxes=(4.0 if bins else 1.0) if self.boxes is None else self.boxes
+        )
         return {f'loss_{k}': weights[k] * term for k, term in found.items() if weights[k]}
 
-    def _crossed(self, student: Features, teacher: Features) -> Features:
+    def _crossed(self, levels: list[Tensor], teacher: Features) -> Features:
         """What the teacher's head gives with the student's maps inside."""
         guide = self.models[1]
-        levels = aligned(list(self._pairs(student, teacher)))
         answers = {name: [t.float() for t in teacher[Tap(name)]] for name in self._earlier}
         for tower, tap in zip(self.towers[1], self.maps[1]):
             name = tower.names[tower.place(self.last)]

@@ -34,14 +34,14 @@ class LD(Method):
     With ``KL_T(s, t) = T^2 / K KL(softmax(t / T) || softmax(s / T))`` of K bins or classes, positives P
     (n of them) of the student's own loss, and the region R where ``tau / 4 <= DIoU(anchor, object) < tau``::
 
-        L = main / 4 sum_P v_i sum_sides KL_10 + region / 16 sum_R v_i sum_sides KL_10
+        L = bins / 4 sum_P v_i sum_sides KL_10 + region / 16 sum_R v_i sum_sides KL_10
             + classes / n sum_P KL_2,     v_i = max_c sigmoid(s_ic)
 
     tau is ATSS's of each object. The first two sums are those of two images. docs/methods/ld.md says
     what is published and where we differ.
 
     Args:
-        main: weight of the bins of positives.
+        bins: weight of the bins of positives.
         region: weight of the bins in the region.
         classes: weight of the class scores of positives.
         temperature: T of the bins.
@@ -54,7 +54,7 @@ class LD(Method):
 
     def __init__(
         self,
-        main: NonNegative = 0.25,
+        bins: NonNegative = 0.25,
         region: NonNegative = 0.25,
         classes: NonNegative = 10.0,
         temperature: Positive = 10.0,
@@ -62,7 +62,7 @@ class LD(Method):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.main, self.region, self.classes = main, region, classes
+        self.bins, self.region, self.classes = bins, region, classes
         self.temperature, self.class_temperature = temperature, class_temperature
         self.model: list[nn.Module] = []  # no submodule
         self.logits: LogitDivergence | None = None
@@ -106,14 +106,14 @@ class LD(Method):
         apart = softmax_kl(ours, theirs, self.temperature).mean(-1) / self.boxes.bins
         apart = apart * s.detach().sigmoid().amax(-1) * PAIR / counts[1]
         terms = {}
-        if self.main:
-            terms['loss_main'] = self.main * apart[positive].sum()
+        if self.bins:
+            terms['loss_bins'] = self.bins * apart[positive].sum()
         if self.region:
             around = self._region(step, step.student[self.teacher_taps[0]]) & ~positive
             terms['loss_region'] = self.region / 4 * apart[around].sum()
         if self.classes:
             divergence = softmax_kl(s[positive], t[positive], self.class_temperature).sum()
-            terms['loss_cls'] = self.classes / s.shape[1] * divergence / counts[0]
+            terms['loss_classes'] = self.classes / s.shape[1] * divergence / counts[0]
         return terms
 
     def _region(self, step: Step, levels: list[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ import helpers as h
 import pytest
 
 from mmkd import InputError
-from mmkd.core.likeness import KINDS, refuse_box, refuse_other_heads, refuse_other_kinds
+from mmkd.core.likeness import KINDS, refuse_boxes, refuse_other_heads, refuse_other_kinds
 from mmkd.family.heads import head_kind
 
 
@@ -24,5 +24,5 @@ def test_kinds_of_both_sides_are_named():
 
 
 def test_a_weight_of_boxes_that_do_not_compare_is_named():
-    with pytest.raises(InputError, match=r'X: box=2\.0; the boxes of RetinaHead .*leave it out'):
-        refuse_box('X', 2.0, h.build(h.retinanet()))
+    with pytest.raises(InputError, match=r'X: boxes=2\.0; the boxes of RetinaHead .*leave it out'):
+        refuse_boxes('X', 2.0, h.build(h.retinanet()))

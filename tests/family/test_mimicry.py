@@ -31,4 +31,4 @@ def test_an_fcos_whose_boxes_are_in_strides_in_training_agrees_with_itself():
     state = {k: v for k, v in model.state_dict().items() if 'distillation.' not in k}
     model.distillation.teachers['teacher'].model.load_state_dict(state)
     h.freeze_statistics(model.train())
-    assert h.losses_of(model, 'fcos')['bckd/loss_bbox'].item() == pytest.approx(0, abs=1e-5)
+    assert h.losses_of(model, 'fcos')['bckd/loss_boxes'].item() == pytest.approx(0, abs=1e-5)

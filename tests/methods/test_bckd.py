@@ -63,12 +63,12 @@ def test_classes_are_asked_one_by_one(family):
     count = positives(told)
     assert count > 0
     expected = (surprise * abs(p - q)).sum() / count
-    assert losses['bckd/loss_cls'].item() == pytest.approx(expected, rel=1e-4)
+    assert losses['bckd/loss_classes'].item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'gfl', 'fcos'])
 def test_boxes_follow_by_overlap_where_the_teacher_is_sure(family):
-    model, losses, ours, theirs, _ = pair(family, box=4.0)
+    model, losses, ours, theirs, _ = pair(family, boxes=4.0)
     sure = expit(flat(theirs[0], h.CLASSES)).max(1)
     head = model.bbox_head
     sizes = [level.shape[-2:] for level in ours[0]]
@@ -88,14 +88,14 @@ def test_boxes_follow_by_overlap_where_the_teacher_is_sure(family):
     assert len(boxes[0]) == len(sure)
     apart = 1 - bbox_overlaps(*boxes, mode='giou', is_aligned=True).numpy()
     expected = 4 * (sure * apart).sum() / max(sure.sum(), 1)
-    assert losses['bckd/loss_bbox'].item() == pytest.approx(expected, rel=1e-3)
+    assert losses['bckd/loss_boxes'].item() == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'gfl', 'fcos', 'rtmdet'])
 def test_both_terms_train_the_student(family):
     model = h.distiller(h.FAMILIES[family](), h.FAMILIES[family](), bckd=BCKD)
     losses = h.losses_of(model, family)
-    for term in ('loss_cls', 'loss_bbox'):
+    for term in ('loss_classes', 'loss_boxes'):
         model.zero_grad()
         losses[f'bckd/{term}'].backward(retain_graph=True)
         grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -104,8 +104,8 @@ def test_both_terms_train_the_student(family):
 
 
 def test_a_term_without_weight_is_left_out():
-    model = h.distiller(h.retinanet(), h.retinanet(), bckd=dict(BCKD, cls=0.0))
-    assert [name for name in h.losses_of(model, 'retinanet') if '/' in name] == ['bckd/loss_bbox']
+    model = h.distiller(h.retinanet(), h.retinanet(), bckd=dict(BCKD, classes=0.0))
+    assert [name for name in h.losses_of(model, 'retinanet') if '/' in name] == ['bckd/loss_boxes']
 
 
 @pytest.mark.parametrize(

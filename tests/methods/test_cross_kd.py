@@ -104,12 +104,14 @@ def test_the_terms_of_gfl_are_those_of_a_loop():
     surprise = F.binary_cross_entropy_with_logits(x, t.sigmoid(), reduction='none')
     expected = (surprise * (x.sigmoid() - t.sigmoid()).abs()).sum() / count
     assert count > 0
-    torch.testing.assert_close(got['cross_kd/loss_cls'].detach(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        got['cross_kd/loss_classes'].detach(), expected, rtol=1e-4, atol=1e-6
+    )
     sure = t.sigmoid().amax(1).numpy()
     p, q = (softmax(rows(v, 68).reshape(-1, 4, 17).double().numpy(), -1) for v in (theirs[1], bins))
     divergence = (rel_entr(p, q).sum(-1) * sure[:, None]).sum()
     expected = 4 * divergence / (4 * max(sure.sum(), 1))
-    assert got['cross_kd/loss_bbox'].item() == pytest.approx(expected, rel=1e-3)
+    assert got['cross_kd/loss_boxes'].item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_student_that_is_its_teacher_has_no_boxes_to_learn():
@@ -119,8 +121,8 @@ def test_a_student_that_is_its_teacher_has_no_boxes_to_learn():
     state = {k: v for k, v in model.state_dict().items() if 'distillation.' not in k}
     model.distillation.teachers['teacher'].model.load_state_dict(state)
     losses = h.losses_of(model, 'retinanet')
-    assert losses['cross_kd/loss_bbox'].item() == pytest.approx(0, abs=1e-5)
-    assert losses['cross_kd/loss_cls'].item() == pytest.approx(0, abs=1e-4)
+    assert losses['cross_kd/loss_boxes'].item() == pytest.approx(0, abs=1e-5)
+    assert losses['cross_kd/loss_classes'].item() == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize('family', ['retinanet', 'gfl', 'fcos', 'rtmdet', 'tood'])
@@ -134,14 +136,14 @@ def test_every_dense_head_with_towers_is_trained(family, epoch):
     }
     losses = h.losses_of(model, 'gfl')
     head = 'inter_convs' if family == 'tood' else 'cls_convs'
-    for term in ('loss_cls', 'loss_bbox'):
+    for term in ('loss_classes', 'loss_boxes'):
         model.zero_grad()
         losses[f'cross_kd/{term}'].backward(retain_graph=True)
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         assert grads
         assert all(grad.isfinite().all() for grad in grads)
     model.zero_grad()
-    losses['cross_kd/loss_cls'].backward()
+    losses['cross_kd/loss_classes'].backward()
     assert (
         sum(
             p.grad.abs().sum()
@@ -173,9 +175,9 @@ def test_boxes_of_bins_weigh_more():
     weights = []
     for family in ('gfl', 'retinanet'):
         model = h.distiller(h.FAMILIES[family](), h.FAMILIES[family](), cross_kd=CROSS).eval()
-        default = h.losses_of(model, family)['cross_kd/loss_bbox'].item()
-        model.distillation.cross_kd.box = 1.0
-        weights.append(default / h.losses_of(model, family)['cross_kd/loss_bbox'].item())
+        default = h.losses_of(model, family)['cross_kd/loss_boxes'].item()
+        model.distillation.cross_kd.boxes = 1.0
+        weights.append(default / h.losses_of(model, family)['cross_kd/loss_boxes'].item())
     assert weights == pytest.approx([4.0, 1.0])
 
 

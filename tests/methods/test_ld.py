@@ -60,14 +60,14 @@ def test_the_bins_of_positives_are_those_of_mmdets_head():
     )
     assert (labels < h.CLASSES).sum() > 3
     expected = sum(found['loss_ld']).item()
-    assert losses['ld/loss_main'].item() == pytest.approx(expected, rel=1e-4)
+    assert losses['ld/loss_bins'].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_classes_of_positives_are_averaged_over_them():
     _, _, losses, ours, theirs, labels = pair()
     s, t = (rows(side[0], h.CLASSES)[labels < h.CLASSES] for side in (ours, theirs))
     expected = KnowledgeDistillationKLDivLoss(loss_weight=10.0, T=2)(s, t).item()
-    assert losses['ld/loss_cls'].item() == pytest.approx(expected, rel=1e-4)
+    assert losses['ld/loss_classes'].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_region_is_weighed_by_a_sixteenth():
@@ -100,14 +100,14 @@ def test_a_larger_batch_does_not_make_the_sums_larger():
         batch = h.raw_batch('gfl', sizes=((64, 64),))
         batch = {name: values * count for name, values in batch.items()}
         losses = model(**model.data_preprocessor(batch, True), mode='loss')
-        found.append([losses[f'ld/loss_{term}'].item() for term in ('main', 'region', 'cls')])
+        found.append([losses[f'ld/loss_{term}'].item() for term in ('bins', 'region', 'classes')])
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
 def test_every_term_trains_the_student():
     model = h.distiller(h.gfl(), h.gfl(), ld=LD)
     losses = h.losses_of(model, 'gfl')
-    for term in ('main', 'region', 'cls'):
+    for term in ('bins', 'region', 'classes'):
         model.zero_grad()
         losses[f'ld/loss_{term}'].backward(retain_graph=True)
         grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -115,12 +115,11 @@ def test_every_term_trains_the_student():
         assert sum(grad.abs().sum() for grad in grads) > 0
 
 
-@pytest.mark.parametrize('left', ['main', 'region', 'classes'])
+@pytest.mark.parametrize('left', ['bins', 'region', 'classes'])
 def test_terms_without_weight_are_left_out(left):
-    options = {name: 0.0 for name in ('main', 'region', 'classes') if name != left}
+    options = {name: 0.0 for name in ('bins', 'region', 'classes') if name != left}
     model = h.distiller(h.gfl(), h.gfl(), ld=dict(LD, **options))
-    name = 'cls' if left == 'classes' else left
-    assert [k for k in h.losses_of(model, 'gfl') if '/' in k] == [f'ld/loss_{name}']
+    assert [k for k in h.losses_of(model, 'gfl') if '/' in k] == [f'ld/loss_{left}']
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,16 @@ METHODS = {
     'dpk': dict(type='mmkd.DPK', size='light', optimizer=None, inject=[1, 2]),
     'frskd': dict(type='mmkd.FRSKD'),
     'sfr': dict(type='mmkd.SFR'),
+    'bckd': dict(type='mmkd.BCKD'),
+    'cross_kd': dict(type='mmkd.CrossKD'),
+    'mgd': dict(type='mmkd.MGD'),
+    'ld': dict(type='mmkd.LD'),
 }
+BINS = ('ld',)
 TWO_STAGE = ('kd', 'dpk', 'frskd', 'sfr')
 
 
-def configs(family, names=tuple(METHODS)):
+def configs(family, names):
     wide = h.FAMILIES[family](**(dict(width=16) if family == 'retinanet' else {}))
     teacher = dict(teacher=dict(config=wide, checkpoint='untrained'))
     return {
@@ -43,7 +48,11 @@ def student(family):
 
 SIZES = [SQUARE, OBLONG, SQUARE]
 KINDS = ('roi', 'vector', 'pixel', 'dense', 'query')
-FAMILIES = {'retinanet': tuple(METHODS), 'faster_rcnn': TWO_STAGE}
+FAMILIES = {
+    'retinanet': tuple(name for name in METHODS if name not in BINS),
+    'faster_rcnn': TWO_STAGE,
+    'gfl': BINS,
+}
 
 
 @pytest.fixture(scope='module')
@@ -83,11 +92,12 @@ def test_synchronised_batch_norm_is_that_of_one_process_though_a_rank_has_no_box
 
 
 def together():
-    """All methods at once, and a tap that lies before others."""
+    """All methods of a RetinaNet at once, and a tap that lies before others."""
     fitnet = dict(type='mmkd.FitNet', tap='backbone.layer2')
     wide = dict(config=h.retinanet(width=16), checkpoint='untrained')
     return dict(
-        type='mmkd.Distiller', student=h.retinanet(), teacher=wide, methods=dict(METHODS, fitnet=fitnet)
+        type='mmkd.Distiller', student=h.retinanet(), teacher=wide,
+        methods={name: METHODS[name] for name in FAMILIES['retinanet']} | dict(fitnet=fitnet),
     )  # fmt: skip
 
 
