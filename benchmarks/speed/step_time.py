@@ -21,22 +21,26 @@ from typing import Any
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.logging import MessageHub
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
 from torch import nn
 
 import mmkd
 from mmkd.core.method import find_method
 from mmkd.family.building import load_config, model_config
 from mmkd.family.stages import task_of
+from mmkd.training.method_optimizers import parameter_groups
 
+CONFIGS = Path(__file__).parents[1] / 'accuracy/configs'
 STUDENTS = {
     'retinanet': 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     'resnet18': 'mmpretrain::resnet/resnet18_8xb32_in1k.py',
     'resnet18_cifar': 'mmkd::cifar100/resnet18_cifar100.py',
+    'resnet8_cifar': CONFIGS / 'cifar10_resnet8.py',
 }
 TEACHERS = {
     'retinanet': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     'resnet18': 'mmpretrain::resnet/resnet34_8xb32_in1k.py',
+    'resnet8_cifar': CONFIGS / 'cifar10_resnet20.py',
 }
 ITERATIONS = 2000
 """Of the training that the steps are of."""
@@ -106,13 +110,15 @@ def fake_batch(model: nn.Module, size: int, count: int) -> dict[str, Any]:
 
 
 def optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """SGD for the student; as in training, AdamW for a method that asks for an optimiser of its own."""
+    """SGD for the student; as in training, its own for a method that asks for one."""
     methods = model.distillation.methods.values() if isinstance(model, mmkd.Distiller) else []
-    own = [list(method.parameters()) for method in methods if method.optimizer is not None]
-    apart = {id(p) for parameters in own for p in parameters}
+    own = [method for method in methods if method.optimizer is not None]
+    apart = {id(p) for method in own for p in method.parameters()}
     rest = [p for p in model.parameters() if id(p) not in apart]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(rest, lr=1e-3, momentum=0.9)]
-    return optimizers + [torch.optim.AdamW(parameters, lr=1e-4) for parameters in own]
+    return optimizers + [
+        OPTIMIZERS.build(dict(method.optimizer, params=parameter_groups(method))) for method in own
+    ]
 
 
 def step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: dict[str, Any]) -> float:

@@ -193,10 +193,13 @@ class Teacher(Checked, nn.Module):
     def _skip_unread(self, images: Tensor, samples: Any) -> None:
         """Of all taps, those included that no method reads yet."""
         taps = list(self.probed.shapes)
+
+        def run() -> list[Tensor]:
+            found = self._answer(self.model, EXACT, taps, images, samples, None)
+            return [tensor for tap in taps for tensor in found[tap]]
+
         try:
-            skipped = skip_unread(
-                self.model, lambda: self._answer(self.model, EXACT, taps, images, samples, None)
-            )
+            skipped = skip_unread(self.model, run)
         except Exception as failure:  # a network that cannot be run on a single image runs wholly
             print_log(f'{self.owner} runs wholly: {type(failure).__name__}: {failure}', 'current')
             return

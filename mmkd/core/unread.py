@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 
-from ..family.taps import Features
-
 LAYERS = (nn.Conv2d, nn.Linear)
 
 
-def skip_unread(model: nn.Module, run: Callable[[], Features]) -> list[str]:
+def skip_unread(model: nn.Module, run: Callable[[], list[Tensor]]) -> list[str]:
     """Let layers that no tapped tensor depends on give zeros; the names of these layers.
 
     Which they are, autograd's graph of one run says. What depends on them in other ways (indices, what is
@@ -21,7 +19,7 @@ def skip_unread(model: nn.Module, run: Callable[[], Features]) -> list[str]:
 
     Args:
         model: a frozen model.
-        run: answers the taps, for a small batch.
+        run: gives what is tapped of a small batch.
 
     >>> class Head(nn.Module):
     ...     def __init__(self):
@@ -33,7 +31,7 @@ def skip_unread(model: nn.Module, run: Callable[[], Features]) -> list[str]:
     >>> def run():
     ...     with capture(model, [('0.classes', 'output')]) as features:
     ...         model(torch.ones(1, 2))
-    ...     return features
+    ...     return features.tensors()
     >>> model = nn.Sequential(Head()).requires_grad_(False)
     >>> skip_unread(model, run), bool(model(torch.ones(1, 2))[1].any())
     (['0.boxes'], False)
@@ -45,7 +43,7 @@ def skip_unread(model: nn.Module, run: Callable[[], Features]) -> list[str]:
     ]
     for name in unread:
         setattr(layers[name], 'forward', Zeros(layers[name]))  # noqa: B010
-    if unread and not _same(run().tensors(), right.tensors()):
+    if unread and not _same(run(), right):
         for name in unread:
             del layers[name].forward
         return []
@@ -78,8 +76,8 @@ def _length(length: int, kernel: int, stride: int, padding: int, dilation: int) 
 
 
 def _traced(
-    layers: dict[str, Any], run: Callable[[], Features]
-) -> tuple[Features, set[int], set[str]]:
+    layers: dict[str, Any], run: Callable[[], list[Tensor]]
+) -> tuple[list[Tensor], set[int], set[str]]:
     """What a run gives, the weights that the tapped tensors depend on, and the layers that ran."""
     ran: set[str] = set()
     hooks = [
@@ -91,7 +89,7 @@ def _traced(
     try:
         with torch.enable_grad():
             found = run()
-        return found, leaves(found.tensors()), ran
+        return found, leaves(found), ran
     finally:
         for hook in hooks:
             hook.remove()

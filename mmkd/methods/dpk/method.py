@@ -30,7 +30,7 @@ from ...necks.prior_injection import PriorInjection, patchify, read_size, sizes_
 from ...registry import MODELS
 from .ratios import Reading, build_ratio
 
-ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4)
+ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4, fused=True)
 """The published optimiser of the transform."""
 LIGHT_RATE = 1e-3
 """The learning rate of a ``light`` transform: narrower and shallower than those of :data:`ADAMW`."""
