@@ -1,6 +1,9 @@
 """Distillation adds no wait of a GPU for the host to a training step, and mixes no tensors of both."""
 
 import traceback
+import warnings
+from collections import Counter
+from types import SimpleNamespace
 
 import helpers as h
 import pytest
@@ -90,6 +93,26 @@ def test_a_step_waits_no_more_often_than_the_students_own(name, family):
     added = {w: n for w, n in (found - alone).items() if not any(file in w for file in excepted)}
     assert added == {}
     assert {kind for kind, _ in EXCEPTIONS} <= {*KINDS}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU; benchmarks/gpu.sh runs it')
+@pytest.mark.parametrize('name', [n for n in KINDS if n not in {kind for kind, _ in EXCEPTIONS}])
+def test_nor_on_a_gpu(name):
+    """PyTorch itself says where a GPU is waited for; of a classifier, whose own step does not."""
+    if (name, 'classifier') in UNFIT:
+        pytest.skip('refuses the task')
+    model, mode = model_of('classifier', name).train().cuda(), SimpleNamespace(waits=Counter())
+    train(model, 'classifier', mode, WARM_UP)
+    torch.cuda.set_sync_debug_mode('warn')
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter('always')
+            train(model, 'classifier', mode, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert [
+        w for w in found if 'synchroniz' in str(w.message) and w.filename.startswith(ROOT)
+    ] == []
 
 
 def test_a_students_own_readings_are_seen():

@@ -25,6 +25,7 @@ from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
 from torch import nn
 
 import mmkd
+from mmkd.core.forms import PRECISIONS, timed
 from mmkd.core.method import find_method
 from mmkd.family.building import load_config, model_config
 from mmkd.family.stages import task_of
@@ -65,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         methods=dict(frskd=dict(alpha=ON, beta=ON, gamma=ON, head='shared'))
     ),
     'frskd, waiting': dict(methods=dict(frskd=dict(deep_supervision=False))),
-    'kd (head runs too)': dict(methods=dict(kd={})),
+    'kd': dict(methods=dict(kd={})),
     'pkd, teacher fused': dict(methods=dict(pkd={}), teacher=dict(fuse=True)),
     'pkd, teacher fused channels_last': dict(
         methods=dict(pkd={}), teacher=dict(fuse=True, channels_last=True)
@@ -121,17 +122,23 @@ def optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def step(model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: dict[str, Any]) -> float:
-    """Seconds of one step."""
-    start = time.perf_counter()
-    data = model.data_preprocessor(batch, True)
-    loss, _ = model.parse_losses(model(**data, mode='loss'))
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
-    return time.perf_counter() - start
+def step(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: dict[str, Any], amp: str
+) -> float:
+    """Seconds of one step, to its end on the device."""
+    device = next(model.parameters()).device.type
+
+    def train() -> None:
+        data = model.data_preprocessor(batch, True)
+        with torch.autocast(device, PRECISIONS.get(amp), enabled=amp in ('fp16', 'bf16')):
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return timed(train, device)
 
 
 def multiply_adds(model: nn.Module, batch: dict[str, Any]) -> int:
@@ -150,13 +157,19 @@ def multiply_adds(model: nn.Module, batch: dict[str, Any]) -> int:
 
 
 def measure(
-    student: str, names: list[str], rounds: int, size: int, count: int
+    student: str,
+    names: list[str],
+    rounds: int,
+    size: int,
+    count: int,
+    device: str = 'cpu',
+    amp: str = 'none',
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times of every variant, one for each round, and its multiply-adds."""
     runs = {}
     for name in names:
         torch.manual_seed(0)
-        model = build(student, VARIANTS[name])
+        model = build(student, VARIANTS[name]).to(device)
         runs[name] = (model, optimizers_of(model))
     counted = {
         name: multiply_adds(model, fake_batch(model, size, count))
@@ -165,7 +178,7 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(rounds + 2):
         for name, (model, optimizers) in runs.items():
-            seconds = step(model, optimizers, fake_batch(model, size, count))
+            seconds = step(model, optimizers, fake_batch(model, size, count), amp)
             if index >= 2:  # the first two rounds warm up
                 times[name].append(seconds)
     return times, counted
@@ -178,17 +191,22 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--batch-size', type=int, default=2)
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--amp', default='none', choices=['none', 'fp16', 'bf16'])
     parser.add_argument('--out', type=Path, help='a JSON file with all times')
     args = parser.parse_args()
     # a teacher measures its fast forms at the start of a long training
     MessageHub.get_current_instance().update_info('max_iters', ITERATIONS)
-    times, counted = measure(args.student, args.variants, args.rounds, args.size, args.batch_size)
+    shape = args.rounds, args.size, args.batch_size
+    times, counted = measure(args.student, args.variants, *shape, args.device, args.amp)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians[args.variants[0]]
     print('| variant | s / step | ratio | multiply-adds |\n|---|---|---|---|')
     for name, seconds in medians.items():
         share = counted[name] / counted[args.variants[0]]
         print(f'| {name} | {seconds:.3f} | {seconds / base:.2f} | {share:.2f} |')
+    if args.device == 'cuda':
+        print(f'peak memory of all together: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB')
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         about = dict(
@@ -199,6 +217,8 @@ def main() -> None:
             multiply_adds=counted,
             size=args.size,
             batch_size=args.batch_size,
+            device=args.device,
+            amp=args.amp,
             date=time.strftime('%Y-%m-%d'),
         )
         args.out.write_text(json.dumps(dict(about=about, seconds=times), indent=1))
