@@ -198,9 +198,11 @@ def settle(runner: Runner) -> None:
 def write_forms(runner: Runner) -> None:
     """Write the forms of teachers that have just been measured into the config that is dumped."""
     written = {name: t for name, t in teachers_of(runner).items() if t.measured}
+    spec = (runner.cfg.get('model') or {}).get('teacher')
     for name, teacher in written.items():
         teacher.measured = False
-        spec = runner.cfg.model.teacher
+        if spec is None:  # the Runner was given a model that was built already
+            continue
         own = spec if 'config' in spec else spec[name]
         own.pop('speed', None)
         own.update(dict(speed='exact') if teacher.form == EXACT else asdict(teacher.form))
