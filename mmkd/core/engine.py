@@ -114,7 +114,7 @@ class Distillation(nn.Module):
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
         self._probed.overwritten |= features.overwritten()
         self._start()
-        if not self._finite(losses, self._verdicts[0]):
+        if self.labels and not self._finite(losses, self._verdicts[0]):
             return self._left_out(inputs, buffers)
         terms: Losses = {}
         rerun = self._rerun(student, inputs.device.type)

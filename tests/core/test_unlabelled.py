@@ -6,6 +6,8 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmkd import InputError
+from mmkd.core.method import method_names
 from mmkd.core.unlabelled import freeze_unreached, nothing
 from mmkd.family.taps import Tap
 
@@ -136,3 +138,20 @@ def test_evaluation_is_the_students():
     with torch.no_grad():
         got, want = (m.eval()(**data, mode='tensor') for m in (model, plain))
     assert all(torch.equal(a, b) for g, w in zip(got, want) for a, b in zip(g, w))
+
+
+@pytest.mark.parametrize('family', ['classifier', 'gfl', 'faster_rcnn', 'segmentor'])
+@pytest.mark.parametrize('name', sorted(method_names()))
+def test_every_method_learns_from_images_alone_or_says_why_not(name, family):
+    kind = method_names()[name]
+    options = {'optimizer': None} if name in ('dpk', 'frskd') else {}
+    method = dict(type=f'mmkd.{kind.__name__}', **options)
+    teacher = h.widened(h.FAMILIES[family]()) if family == 'classifier' else h.FAMILIES[family]()
+    given = teacher if kind.needs_teacher else None
+    try:
+        model = h.distiller(h.FAMILIES[family](), given, labels=False, one=method).train()
+    except InputError as error:
+        assert '\n' not in str(error)
+        return
+    losses = model(**model.data_preprocessor(bare(family), True), mode='loss')
+    assert model.parse_losses(losses)[0] > 0
