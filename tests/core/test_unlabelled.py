@@ -148,10 +148,13 @@ def test_every_method_learns_from_images_alone_or_says_why_not(name, family):
     method = dict(type=f'mmkd.{kind.__name__}', **options)
     teacher = h.widened(h.FAMILIES[family]()) if family == 'classifier' else h.FAMILIES[family]()
     given = teacher if kind.needs_teacher else None
+    refused = ''
     try:
         model = h.distiller(h.FAMILIES[family](), given, labels=False, one=method).train()
     except InputError as error:
-        assert '\n' not in str(error)
+        refused = str(error)
+    assert '\n' not in refused
+    if refused:
         return
     losses = model(**model.data_preprocessor(bare(family), True), mode='loss')
     assert model.parse_losses(losses)[0] > 0
