@@ -4,6 +4,7 @@ import helpers as h
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from rank_work import on_ranks, trained
 from torch import nn
 
 from mmkd import InputError
@@ -158,3 +159,21 @@ def test_every_method_learns_from_images_alone_or_says_why_not(name, family):
         return
     losses = model(**model.data_preprocessor(bare(family), True), mode='loss')
     assert model.parse_losses(losses)[0] > 0
+
+
+def test_two_ranks_train_what_one_process_does(tmp_path):
+    """DDP waits for every gradient; what is frozen is none of its business."""
+    teacher = dict(config=h.retinanet(width=16), checkpoint=str(tmp_path / 't.pth'))
+    torch.save(h.build(teacher['config']).state_dict(), teacher['checkpoint'])
+    config = dict(
+        type='mmkd.Distiller',
+        student=h.retinanet(),
+        teacher=teacher,
+        methods=dict(pkd=PKD),
+        labels=False,
+    )
+    given = (dict(one=config), 'retinanet', 2)
+    alone = trained(0, *given)['one']
+    for rank in on_ranks(trained, tmp_path, *given):
+        for name, value in rank['one'].items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5)
