@@ -53,6 +53,8 @@ setup(
         'setuptools<81',
     ],
     extras_require={
+        # transformers 5 does not go with mmpretrain 1.3
+        'teachers': ['timm>=1.0.12', 'transformers>=4.53,<5'],
         'report': ['bokeh>=3.4'],
         'docs': ['mkdocs-material>=9.5'],
         'dev': ['pytest>=8', 'ruff', 'mypy', 'pre-commit'],

@@ -69,8 +69,6 @@ def test_a_transformer_of_classes_teaches_a_cnn(kind, student, method):
     teacher = h.transformer(kind)
     if kind == 'swin':
         teacher.backbone.pad_small_map = True  # images are smaller here than its window
-    if student == 'classifier' and method in ('CWD', 'AT') and kind == 'vit':
-        pytest.skip('of a ViT classifier a single vector leaves the backbone')
     model = h.distiller(h.FAMILIES[student](), teacher, one=dict(type=f'mmkd.{method}'))
     assert trained(model, student, **options)['one/loss'] > 0
 
@@ -115,3 +113,13 @@ def test_two_teachers_of_different_families():
     assert losses['pkd/loss'] > 0
     assert losses['at/loss'] > 0
     assert levels(model.distillation.methods['at'])[1] == [('backbone', (0,))]
+
+
+def test_a_vit_of_classes_is_read_where_it_has_maps():
+    model = h.distiller(h.classifier(), h.transformer('vit'), pkd=PKD)
+    assert levels(model.distillation.methods['pkd']) == [
+        [('backbone.layer4', None)],
+        [('backbone.layers.3', None)],
+    ]
+    vits = h.distiller(h.transformer('vit'), h.transformer('vit'), pkd=PKD)
+    assert levels(vits.distillation.methods['pkd']) == [[('backbone', None)]] * 2

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 py=$venv/bin/python
-stamp=$venv/.ready-$(cat requirements.txt setup.py tools/setup_env.sh | sha256sum | cut -c1-16)
+stamp=$venv/.ready-$(cat requirements.txt requirements-teachers.txt setup.py tools/setup_env.sh | sha256sum | cut -c1-16)
 [ -f "$stamp" ] && exit 0
 
 say() { printf '\n== %s\n' "$*"; }
@@ -54,6 +54,15 @@ pip_install --no-build-isolation --no-deps -e .
 site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 cp mmkd/torchvision_cure.py "$site/mmkd_torchvision_cure.py"
 echo 'import mmkd_torchvision_cure; mmkd_torchvision_cure.install()' >"$site/mmkd_torchvision_cure.pth"
+
+# for the tests of such teachers, who put it on their path; all else that they need is in the environment
+teachers=$venv/teachers
+if ! cmp -s requirements-teachers.txt "$teachers/installed.txt"; then
+  say 'timm and transformers'
+  rm -rf "$teachers"
+  pip_install --no-deps --target "$teachers" -r requirements-teachers.txt
+  cp requirements-teachers.txt "$teachers/installed.txt"
+fi
 
 has 'import cv2' || apt_install libgl1 libglib2.0-0
 

@@ -73,8 +73,11 @@ def root_of(toolbox: str) -> Path:
 def choose(toolbox: str, configs: list[str], pick: str) -> str:
     """One of a folder's configs."""
     if pick in ('smallest', 'largest'):
-        counted = [(n, c) for c in configs if (n := limited(count, (toolbox, c), 60, 12)[0])]
-        configs = [config for _, config in sorted(counted, key=lambda pair: pair[0])]
+        counted = [(limited(count, (toolbox, c), 60, 12)[0], c) for c in configs]
+        sizes = {
+            config: n for n, config in counted if isinstance(n, int) and n
+        }  # others say why not
+        configs = sorted(sizes, key=lambda config: sizes[config]) or configs[:1]
     if pick == 'light':
         names = {config: Path(config).name for config in configs}
         configs.sort(

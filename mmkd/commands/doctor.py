@@ -91,7 +91,8 @@ def _functions() -> Iterator[Finding]:
     yield _attempt('mmcv operators', lambda: import_module('mmcv.ops'), BUILD_MMCV)
     for toolbox in ('mmdet', 'mmpretrain', 'mmseg'):
         models = functools.partial(import_module, f'{toolbox}.models')
-        yield _attempt(toolbox, models, 'reinstall it')
+        cure = "reinstall it; beside transformers 5: pip install 'transformers<5'"
+        yield _attempt(toolbox, models, cure)
     yield _attempt('torchvision', _torchvision, 'pip install --no-deps torchvision==0.28.0')
     yield _attempt(
         'COCO evaluation', lambda: import_module('pycocotools._mask'), 'pip install pycocotools'

@@ -37,7 +37,7 @@ from ..core.step import Step
 from ..core.teacher import Teacher
 from ..errors import InputError
 from ..family.building import is_distiller, load_config, model_config, zoo_checkpoint
-from ..family.heads import logit_head
+from ..family.heads import class_count
 from ..files.checkpoints import load_weights, read_checkpoint, weights_of
 from ..files.safety import trusting
 from ..losses.cka import FEWEST, cka_of_terms, hsic_terms
@@ -310,7 +310,7 @@ def _build_student(cfg: Config, checkpoint: str | Path | None, trust: bool) -> t
 
 def _pair(student: Student, teacher: Teacher, score: bool) -> Pair:
     """Set up DPK for the student and a teacher."""
-    ours, theirs = (getattr(logit_head(m.model), 'num_classes', None) for m in (student, teacher))
+    ours, theirs = (class_count(m.model)[1] for m in (student, teacher))
     if score and ours != theirs:
         raise InputError(
             f'--teachers: {teacher.owner} has {theirs} classes, the student {ours}, so it cannot be '

@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
 from ..collectives import on_any_rank
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..family.roi import Rois, box_tap, in_roi_head, roi_stage
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap, capture
@@ -26,6 +26,7 @@ from .checks import (
     tensors_of,
     totals_of,
 )
+from .listening import listens_to
 from .method import Method
 from .readings import Readings
 from .schedules import progress
@@ -114,7 +115,7 @@ class Distillation(nn.Module):
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
         self._probed.overwritten |= features.overwritten()
         self._start()
-        if not self._finite(losses, self._verdicts[0]):
+        if self.labels and not self._finite(losses, self._verdicts[0]):
             return self._left_out(inputs, buffers)
         terms: Losses = {}
         rerun = self._rerun(student, inputs.device.type)
@@ -340,35 +341,6 @@ def side_of(teacher: Teacher) -> Side:
     """What a method may know of a teacher, once it has been probed."""
     seen = teacher.probed
     return Side(teacher.model, teacher.config, seen.shapes, teacher.owner, seen.image)
-
-
-def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> str | None:
-    """The teacher that a method listens to, or a clear answer why there is none."""
-    if not method.needs_teacher:
-        if method.teacher_name is not None:
-            raise InputError(
-                f'methods.{name}: teacher={method.teacher_name!r}, but {type(method).__name__} is '
-                'a self-method and takes no teacher; leave the option out'
-            )
-        return None
-    if not teachers:
-        raise InputError(
-            f'methods.{name}: {type(method).__name__} needs a teacher and none is given; add '
-            "--teacher CONFIG --teacher-checkpoint FILE (teacher=dict(config=..., checkpoint='...'))"
-        )
-    if method.teacher_name is None and len(teachers) == 1:
-        return next(iter(teachers))
-    if method.teacher_name is None:
-        raise InputError(
-            f'methods.{name}: there are {len(teachers)} teachers; say which one it listens to with '
-            f"teacher='NAME' ({nearest('', teachers)})"
-        )
-    if method.teacher_name not in teachers:
-        raise InputError(
-            f'methods.{name}: unknown teacher {method.teacher_name!r}; '
-            f'{nearest(method.teacher_name, teachers)}'
-        )
-    return method.teacher_name
 
 
 def scale_losses(losses: Losses, factor: float) -> None:

@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 
 from ..errors import InputError, nearest, refuse_unknown
 from ..family.heads import class_count
-from ..family.stages import backbone_of, stage_taps, task_of
+from ..family.stages import backbone_of, both_maps, stage_taps, task_of
 from ..family.taps import Features, Tap, flatten, has_modules, parse_taps
 from ..necks.adapters import Adapter, as_map, as_maps
 from ..registry import MODELS
@@ -200,9 +200,9 @@ class FeatureMethod(Method):
 
     def default_pair(self, student: nn.Module, teacher: nn.Module) -> tuple[list[Tap], list[Tap]]:
         """Where to read both when the config does not say; every stage of a teacher of another task."""
-        if task_of(student) == task_of(teacher):
-            return self.default_taps(student), self.default_taps(teacher)
-        return self.default_taps(student), stage_taps(teacher)
+        if task_of(student) != task_of(teacher):
+            return self.default_taps(student), stage_taps(teacher)
+        return both_maps(student, teacher, self.default_taps(student), self.default_taps(teacher))
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build an adapter for each level."""

@@ -52,8 +52,8 @@ def freeze_unreached(student: nn.Module, taps: Iterable[Tap], image: int) -> int
 def nothing(student: nn.Module) -> dict[str, Tensor]:
     """A loss of 0 that all trained parameters have part in: no method has weight yet.
 
-    >>> nothing(nn.Linear(1, 1))['loss_none'].item()
-    0.0
+    >>> bool(nothing(nn.Linear(1, 1))['loss_none'] == 0)
+    True
     """
     parts = [p.sum() for p in student.parameters() if p.requires_grad]
     return {'loss_none': 0.0 * torch.stack(parts).sum()}

@@ -58,3 +58,19 @@ def stage_taps(model: nn.Module) -> list[Tap]:
     if isinstance(blocks, nn.ModuleList) and len(blocks) >= 4:
         return [Tap(f'{name}.layers.{len(blocks) * i // 4 - 1}') for i in (1, 2, 3, 4)]
     return [Tap(name)]
+
+
+def both_maps(
+    student: nn.Module, teacher: nn.Module, taps: list[Tap], target_taps: list[Tap]
+) -> tuple[list[Tap], list[Tap]]:
+    """The last stages instead of the backbones' outputs, where one is a map and the other a vector."""
+    outputs = [[Tap(backbone_of(model))] for model in (student, teacher)]
+    if [taps, target_taps] != outputs or _gives_vectors(student) == _gives_vectors(teacher):
+        return taps, target_taps
+    return stage_taps(student)[-1:], stage_taps(teacher)[-1:]
+
+
+def _gives_vectors(model: nn.Module) -> bool:
+    """Whether one vector for each image leaves a backbone, as a ViT's class token does."""
+    backbone = model.get_submodule(backbone_of(model))
+    return getattr(backbone, 'out_type', None) in ('cls_token', 'avg_featmap')

@@ -59,6 +59,9 @@ class BCKD(Method):
             refuse_boxes('BCKD', self.boxes, student)
         self.student_taps = self.teacher_taps = self.mimicry.taps
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'BCKD weighs its terms by what the labels are assigned to'
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Compare what both heads gave in the dry run; then listen to the student's loss."""
         assert teacher is not None

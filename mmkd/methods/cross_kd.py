@@ -89,6 +89,9 @@ class CrossKD(Method):
         self.student_taps = [*self.maps[0], *self.mimicry.taps]
         self.teacher_taps = [*self.maps[1], *self.mimicry.taps, HEAD, *map(Tap, self._earlier)]
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'CrossKD takes part in the losses of the labels'
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build adapters where the towers' channels differ; then listen to the student's loss."""
         assert teacher is not None

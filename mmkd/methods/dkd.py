@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.classifying import ClassifierMethod
 from ..core.options import NonNegative
@@ -36,6 +36,9 @@ class DKD(ClassifierMethod):
     def __init__(self, alpha: NonNegative = 1.0, beta: NonNegative = 8.0, **options: Any) -> None:
         super().__init__(**options)
         self.alpha, self.beta = alpha, beta
+
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return "DKD tells the label's class from the others"
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Both terms that have weight."""

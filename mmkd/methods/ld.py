@@ -86,6 +86,9 @@ class LD(Method):
         self.losses = class_loss_taps(student)
         self.student_taps = self.teacher_taps = [Tap('bbox_head', item=0), BoxDivergence.tap]
 
+    def reads_labels(self, student: nn.Module) -> str | None:
+        return 'LD looks at the boxes of objects'
+
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Compare what both heads gave in the dry run; then listen to the student's loss."""
         assert teacher is not None

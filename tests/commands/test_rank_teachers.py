@@ -361,3 +361,13 @@ def test_the_tool_answers_wrong_input_in_one_line(tool, capsys):
         tool('student.py', '--teachers', 'r50.py', '--no-score')
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: --teachers 'r50.py': names no checkpoint")
+
+
+def test_a_backbone_of_another_package_has_gaps_and_no_score(classifiers):
+    h.outside('timm')
+    student, teachers = str(classifiers['folder'] / 'student.py'), ['timm::test_convnext:untrained']
+    (found,) = rank_teachers(student, teachers, **OPTIONS).teachers
+    assert found.gaps
+    message = h.message_of(lambda: rank_teachers(student, teachers, **{**OPTIONS, 'score': True}))
+    assert 'has None classes' in message
+    assert '--no-score' in message

@@ -4,8 +4,11 @@ import helpers as h
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from rank_work import on_ranks, trained
 from torch import nn
 
+from mmkd import InputError
+from mmkd.core.method import method_names
 from mmkd.core.unlabelled import freeze_unreached, nothing
 from mmkd.family.taps import Tap
 
@@ -136,3 +139,41 @@ def test_evaluation_is_the_students():
     with torch.no_grad():
         got, want = (m.eval()(**data, mode='tensor') for m in (model, plain))
     assert all(torch.equal(a, b) for g, w in zip(got, want) for a, b in zip(g, w))
+
+
+@pytest.mark.parametrize('family', ['classifier', 'gfl', 'faster_rcnn', 'segmentor'])
+@pytest.mark.parametrize('name', sorted(method_names()))
+def test_every_method_learns_from_images_alone_or_says_why_not(name, family):
+    kind = method_names()[name]
+    options = {'optimizer': None} if name in ('dpk', 'frskd') else {}
+    method = dict(type=f'mmkd.{kind.__name__}', **options)
+    teacher = h.widened(h.FAMILIES[family]()) if family == 'classifier' else h.FAMILIES[family]()
+    given = teacher if kind.needs_teacher else None
+    refused = ''
+    try:
+        model = h.distiller(h.FAMILIES[family](), given, labels=False, one=method).train()
+    except InputError as error:
+        refused = str(error)
+    assert '\n' not in refused
+    if refused:
+        return
+    losses = model(**model.data_preprocessor(bare(family), True), mode='loss')
+    assert model.parse_losses(losses)[0] > 0
+
+
+def test_two_ranks_train_what_one_process_does(tmp_path):
+    """DDP waits for every gradient; what is frozen is none of its business."""
+    teacher = dict(config=h.retinanet(width=16), checkpoint=str(tmp_path / 't.pth'))
+    torch.save(h.build(teacher['config']).state_dict(), teacher['checkpoint'])
+    config = dict(
+        type='mmkd.Distiller',
+        student=h.retinanet(),
+        teacher=teacher,
+        methods=dict(pkd=PKD),
+        labels=False,
+    )
+    given = (dict(one=config), 'retinanet', 2)
+    alone = trained(0, *given)['one']
+    for rank in on_ranks(trained, tmp_path, *given):
+        for name, value in rank['one'].items():
+            torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5)

@@ -134,12 +134,15 @@ def test_no_file_runs_code(timm, tmp_path):
 FEATURES = ('pkd', 'cwd', 'at', 'fitnet', 'fgd', 'dpk')
 
 
-@pytest.mark.parametrize('method', FEATURES)
-@pytest.mark.parametrize('family', ['rtmdet', 'classifier', 'segmentor'])
+@pytest.mark.parametrize(
+    ('family', 'method'),
+    [
+        *(('rtmdet', method) for method in FEATURES),
+        *((f, m) for f in ('classifier', 'segmentor') for m in FEATURES if m != 'fgd'),
+    ],
+)
 @pytest.mark.parametrize('name', ['test_vit', 'test_convnext'])
 def test_feature_methods_learn_from_it(timm, method, family, name):
-    if method == 'fgd' and family != 'rtmdet':
-        pytest.skip('FGD is for detectors')
     options = dict(size='light', optimizer=None) if method == 'dpk' else {}
     guide = dict(config=f'timm::{name}', checkpoint='untrained')
     kind = type(mmkd.core.method.build_method(method, dict(type=f'mmkd.{method}'))).__name__
