@@ -18,6 +18,8 @@ from ..core.options import annotations_of, words_of
 
 KNOWN = {
     'at': ('features', 'all'),
+    'bckd': ('heads: dense with sigmoid classes', 'detection'),
+    'crosskd': ('heads: dense with towers of convolutions', 'detection'),
     'cwd': ('features or logits', 'all'),
     'dpk': ('features, and logits of classifiers', 'all'),
     'fgd': ('features and boxes', 'detection'),
