@@ -13,7 +13,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='a config of any project, or a Distiller config')
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument(
-        '--distill', metavar='METHOD', help='distil the plain config: pkd, pkd+kd, ...'
+        '--distill',
+        metavar='METHOD',
+        help='distil the plain config: pkd, pkd+kd, with weights pkd:3+kd, ...',
     )
     parser.add_argument('--teacher', metavar='CONFIG', help="the teacher's config")
     parser.add_argument('--teacher-checkpoint', metavar='FILE', help="the teacher's weights")

@@ -23,6 +23,7 @@ from .mgd import MGD
 from .pkd import PKD
 from .rkd import RKD
 from .sfr import SFR
+from .vfm import VFM
 
 __all__ = [
     'AT',
@@ -39,6 +40,7 @@ __all__ = [
     'PKD',
     'RKD',
     'SFR',
+    'VFM',
     'CrossKD',
     'FeatureMethod',
     'FitNet',
