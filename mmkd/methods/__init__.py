@@ -20,7 +20,9 @@ from .frskd import FRSKD
 from .kd import KD
 from .ld import LD
 from .mgd import MGD
+from .ofd import OFD
 from .pkd import PKD
+from .review_kd import ReviewKD
 from .rkd import RKD
 from .sfr import SFR
 from .vfm import VFM
@@ -37,6 +39,7 @@ __all__ = [
     'KD',
     'LD',
     'MGD',
+    'OFD',
     'PKD',
     'RKD',
     'SFR',
@@ -45,6 +48,7 @@ __all__ = [
     'FeatureMethod',
     'FitNet',
     'Method',
+    'ReviewKD',
     'Side',
     'Step',
 ]
