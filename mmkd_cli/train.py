@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
     parser.add_argument(
         '--distill', metavar='METHOD',
-        help='distil the plain config: pkd, pkd+kd, ... (mmkd methods)',
+        help='distil the plain config: pkd, pkd+kd, with weights pkd:3+kd, ... (mmkd methods)',
     )  # fmt: skip
     parser.add_argument('--teacher', metavar='CONFIG', help="the teacher's config")
     parser.add_argument('--teacher-checkpoint', metavar='FILE', help="the teacher's weights")

@@ -29,7 +29,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
 PAGE = HERE.parents[1] / 'docs/compatibility.md'
-METHODS = ('pkd', 'sfr', 'kd', 'frskd')
+METHODS = ('pkd', 'sfr', 'kd', 'frskd', 'bckd', 'cross_kd', 'ld')
 SIZES = {'mmdet': (192, 320), 'mmpretrain': (), 'mmseg': (128,)}
 """Sides of the drawn images, the larger tried where the smaller fails; a config's own size comes last."""
 LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'

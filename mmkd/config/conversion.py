@@ -30,7 +30,8 @@ def distill(
 
     Args:
         cfg: the student's config, a file of one, or a ``package::`` name.
-        method: names joined by ``+`` (``'pkd+kd'``), or options by name (``dict(pkd=dict(weight=3.0))``).
+        method: names joined by ``+``, each with its weight behind a colon if not the usual one
+            (``'pkd:3+kd'``), or options by name (``dict(pkd=dict(weight=3.0))``).
         teacher: the teacher's config (file, ``package::`` name or Config); several as a dict by name.
         checkpoint: its weights; for several teachers a dict by the same names.
         options: more options: ``dict(pkd=dict(weight=3.0), teacher=dict(precision='bf16'))``.
@@ -51,7 +52,9 @@ def distill(
             'distill: the config is a Distiller already; give the plain student config, or train '
             'it without --distill'
         )
-    chosen, teacher_options = _merge(_methods(method), _options('options', options or {}))
+    chosen, teacher_options = _merge(
+        _methods(method), _options('options', options or {}), isinstance(method, str)
+    )
     spec = _teachers(teacher, checkpoint, teacher_options)
     _check_need(chosen, spec)
     model = ConfigDict(type='mmkd.Distiller', student=model_config(result), methods=chosen)
@@ -69,13 +72,13 @@ def distill(
 
 def _methods(method: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Options by name, with the type in front."""
-    given = method if isinstance(method, Mapping) else {}
-    names = [name.strip() for name in method.split('+')] if isinstance(method, str) else list(given)
-    if not names:
-        raise InputError(f"distill: method={method!r}; needed: a method's name ('pkd', 'pkd+kd')")
+    given: Any = method.items() if isinstance(method, Mapping) else ()
+    given = _flagged(method) if isinstance(method, str) else given
+    if not given:
+        raise InputError(f"distill: method={method!r}; needed: a method's name ('pkd', 'pkd:3+kd')")
     chosen: dict[str, dict[str, Any]] = {}
-    for name in names:
-        options = _options(name, given.get(name, {}))
+    for name, own in given:
+        options = _options(name, own)
         kind = find_method(str(options.pop('type', name)))
         short = str(name).lower().replace('-', '_')
         if short in chosen:
@@ -85,6 +88,32 @@ def _methods(method: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             )
         chosen[short] = dict(type=f'mmkd.{kind.__name__}', **options)
     return chosen
+
+
+def _flagged(flag: str) -> list[tuple[str, dict[str, Any]]]:
+    """The methods of a flag and their options: names joined by ``+``, a weight behind a colon.
+
+    >>> _flagged('pkd:3 + ld')
+    [('pkd', {'weight': 3.0}), ('ld', {})]
+    """
+    parts = [part.partition(':') for part in flag.split('+')]
+    return [
+        (name.strip(), {'weight': _weight(f'{name}:{weight}', weight.strip())} if colon else {})
+        for name, colon, weight in parts
+    ]
+
+
+def _weight(part: str, text: str) -> float | str:
+    """A method's weight as it stands in a flag; what a weight may be is checked with the other options."""
+    if text == 'auto':
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f'distill: {part.strip()!r}: the weight {text!r} is no number; needed: NAME, or NAME:WEIGHT as in '
+            "'pkd:3+kd' ('pkd:auto' follows the gradients); other options: pkd.temperature=2.0"
+        ) from None
 
 
 def _options(name: str, options: Any) -> dict[str, Any]:
@@ -97,7 +126,7 @@ def _options(name: str, options: Any) -> dict[str, Any]:
 
 
 def _merge(
-    chosen: dict[str, dict[str, Any]], options: Mapping[str, Any]
+    chosen: dict[str, dict[str, Any]], options: Mapping[str, Any], flagged: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     teacher = _options('teacher', options.get('teacher', {}))
     for name, extra in options.items():
@@ -105,7 +134,13 @@ def _merge(
             continue
         if name not in chosen:
             raise InputError(f'distill: options for {name!r}, which is not among {list(chosen)}')
-        chosen[name].update(_options(name, extra))
+        extra = _options(name, extra)
+        if flagged and 'weight' in chosen[name] and 'weight' in extra:
+            raise InputError(
+                f'distill: {name}.weight={extra["weight"]!r} beside {name}:{chosen[name]["weight"]}; the '
+                'weight is given twice: leave one of them out'
+            )
+        chosen[name].update(extra)
     return chosen, teacher
 
 

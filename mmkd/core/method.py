@@ -285,12 +285,6 @@ def as_probed(tensors: list[Tensor], shapes: list[Size]) -> list[Tensor]:
     return kept
 
 
-def channels_of(side: Side, taps: list[Tap]) -> list[int]:
-    """The channels of each level at some taps."""
-    blanks = (torch.empty(shape, device='meta') for _, shape in levels_of(side, taps))
-    return [as_map(blank).shape[1] for blank in blanks]
-
-
 def refuse_single_positions(method: str, side: Side, taps: list[Tap]) -> None:
     """Stop if a level has a single position whatever the image: what is compared there is constant."""
     sizes = sizes_at(side, taps)

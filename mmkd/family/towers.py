@@ -40,12 +40,10 @@ def towers_of(model: nn.Module) -> list[Tower]:
     >>> [tower.names[3] for tower in towers_of(build_model(config))]
     ['bbox_head.cls_convs.3', 'bbox_head.reg_convs.3']
     """
-    lists = (nn.ModuleList, nn.Sequential)
-    head = logit_head(model)
     return [
-        Tower(tuple(f'bbox_head.{name}.{index}' for index in range(len(module))))
-        for name, module in head.named_modules()
-        if isinstance(module, lists) and _is_tower(list(module))
+        Tower(tuple(f'{name}.{index}' for index in range(len(module))))
+        for name, module in _lists('bbox_head', logit_head(model))
+        if _is_tower(list(module))
     ]
 
 
@@ -81,6 +79,14 @@ def answering(model: nn.Module, answers: Mapping[str, Sequence[Tensor]]) -> Iter
             del module.forward
             if own[name] is not None:
                 module.forward = own[name]
+
+
+def _lists(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The lists of a module and those inside of them; not those of other parts (a mask head)."""
+    for own, child in module.named_children():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            yield f'{name}.{own}', child
+            yield from _lists(f'{name}.{own}', child)
 
 
 def _teller(values: Sequence[Tensor]) -> Any:

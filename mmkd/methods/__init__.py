@@ -20,9 +20,12 @@ from .frskd import FRSKD
 from .kd import KD
 from .ld import LD
 from .mgd import MGD
+from .ofd import OFD
 from .pkd import PKD
+from .review_kd import ReviewKD
 from .rkd import RKD
 from .sfr import SFR
+from .vfm import VFM
 
 __all__ = [
     'AT',
@@ -36,13 +39,16 @@ __all__ = [
     'KD',
     'LD',
     'MGD',
+    'OFD',
     'PKD',
     'RKD',
     'SFR',
+    'VFM',
     'CrossKD',
     'FeatureMethod',
     'FitNet',
     'Method',
+    'ReviewKD',
     'Side',
     'Step',
 ]

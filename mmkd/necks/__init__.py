@@ -1,6 +1,7 @@
 """Networks that are trained with a method and gone at inference.
 
-Adapters, DPK's prior injection, FGD's terms with their relation blocks, the BiFPN and the self-teachers on it.
+Adapters, DPK's prior injection, ReviewKD's fusion, FGD's terms with their relation blocks, the BiFPN and
+the self-teachers on it.
 May import: losses, family.
 """
 
@@ -8,6 +9,7 @@ from .adapters import Adapter
 from .bifpn import BiFPN
 from .focal_global import FocalGlobal, FocalGlobalLevels, GlobalContext
 from .prior_injection import PriorInjection
+from .reviewing import Reviewer
 
 __all__ = [
     'Adapter',
@@ -16,4 +18,5 @@ __all__ = [
     'FocalGlobalLevels',
     'GlobalContext',
     'PriorInjection',
+    'Reviewer',
 ]

@@ -11,6 +11,9 @@ from torch import Size, Tensor, nn
 from ..errors import InputError
 from ..registry import MODELS
 
+MOST_EXTRA = 8
+"""How many tokens there may be before those of the patches."""
+
 
 @MODELS.register_module()
 class Adapter(nn.Module):
@@ -109,6 +112,46 @@ def grid_side(tokens: int) -> int:
         if side * side == tokens - extra > 0:
             return side
     return 0
+
+
+def patch_map(feature: Tensor, image: tuple[int, int] | Size, what: str = 'the feature') -> Tensor:
+    """Patch tokens [B, N, C] of an image of any aspect ratio as a map; maps [B, C, H, W] stay what they are.
+
+    The grid is the one whose ratio is nearest to the image's; up to eight tokens before it (class,
+    registers) are left out.
+
+    Args:
+        feature: tokens or a map.
+        image: height and width of the image.
+        what: its name in messages.
+
+    >>> import torch
+    >>> [patch_map(torch.zeros(1, n, 8), (64, 96)).shape[2:] for n in (6, 7, 24, 29)]
+    [torch.Size([2, 3]), torch.Size([2, 3]), torch.Size([4, 6]), torch.Size([4, 6])]
+    """
+    if feature.dim() == 4:
+        return feature
+    if feature.dim() != 3:
+        raise InputError(
+            f'{what}: {tuple(feature.shape)} is no map [B, C, H, W] and no patch tokens [B, N, C]; of a ViT of '
+            "mmpretrain backbone.out_type='featmap' gives a map, and the tap 'backbone.ln1' tokens "
+            '(tools/list_taps.py CONFIG prints shapes)'
+        )
+    height, width = _token_grid(feature.shape[1], image[0] / image[1])
+    return feature[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+
+
+def _token_grid(tokens: int, ratio: float) -> tuple[int, int]:
+    """Height and width of the grid of patches, the tokens before it left out."""
+    found = [
+        (abs(math.log(rows * rows / count / ratio)), extra, rows)
+        for extra in range(min(MOST_EXTRA, tokens - 1) + 1)
+        for count in (tokens - extra,)
+        for rows in range(1, count + 1)
+        if count % rows == 0
+    ]
+    _, extra, rows = min(found)
+    return rows, (tokens - extra) // rows
 
 
 def _grid(tokens: int, image: Image) -> tuple[int, int]:

@@ -33,6 +33,18 @@ def test_methods_join_and_take_options():
     assert [m['type'] for m in cfg.model.methods.values()] == ['mmkd.PKD', 'mmkd.PKD']
 
 
+def test_weights_stand_in_the_flag():
+    cfg = mmkd.distill(
+        STUDENT, 'pkd:3 + cross_kd + kd:auto', **TEACHER, options=dict(kd=dict(temperature=2.0))
+    )
+    assert cfg.model.methods == dict(
+        pkd=dict(type='mmkd.PKD', weight=3.0), cross_kd=dict(type='mmkd.CrossKD'),
+        kd=dict(type='mmkd.KD', weight='auto', temperature=2.0),
+    )  # fmt: skip
+    cfg = mmkd.distill(STUDENT, 'pkd:0.5', **TEACHER, options=dict(pkd=dict(tap='backbone')))
+    assert cfg.model.methods.pkd == dict(type='mmkd.PKD', weight=0.5, tap='backbone')
+
+
 def test_several_teachers():
     cfg = mmkd.distill(
         STUDENT,
@@ -94,6 +106,17 @@ def test_the_result_survives_a_round_trip_through_a_file(tmp_path):
         (dict(method='pkd+PKD', **TEACHER), ['names pkd twice']),
         (dict(method=['pkd'], **TEACHER), ["method=['pkd']"]),
         (dict(method='', **TEACHER), ["unknown method ''"]),
+        (dict(method='pkd:', **TEACHER), ["'pkd:'", "the weight '' is no number", 'pkd:3+kd']),
+        (dict(method='kd+pkd:much', **TEACHER), ["'pkd:much'", "'much' is no number"]),
+        (dict(method='pkd:3:4', **TEACHER), ["'pkd:3:4'", "'3:4' is no number"]),
+        (dict(method='pkd:weight=3', **TEACHER), ["'weight=3' is no number"]),
+        (dict(method='pkd:-1', **TEACHER), ['methods.pkd', 'weight=-1.0']),
+        (dict(method='pkd:nan', **TEACHER), ['methods.pkd', 'weight=nan']),
+        (dict(method='pkd:inf', **TEACHER), ['methods.pkd', 'weight=inf']),
+        (dict(method=':3', **TEACHER), ["unknown method ''"]),
+        (dict(method='pkd:1+pkd:2', **TEACHER), ['names pkd twice']),
+        (dict(method='pkd:3', **TEACHER, options=dict(pkd=dict(weight=2.0))),
+         ['pkd.weight=2.0 beside pkd:3.0', 'leave one of them out']),
         (dict(method='kd', teacher=dict(a='a.py', b='b.py'), checkpoint='t.pth'),
          ["checkpoint='t.pth'", "['a', 'b']"]),
         (dict(method='kd', teacher=dict(a='a.py'), checkpoint=dict(b='t.pth')), ["'b'", "'a'"]),

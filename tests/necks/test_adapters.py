@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmkd.errors import InputError
-from mmkd.necks.adapters import Adapter, as_map, as_maps, resize
+from mmkd.necks.adapters import Adapter, as_map, as_maps, patch_map, resize
 
 
 def test_channels_are_projected_position_by_position():
@@ -91,3 +91,14 @@ def test_branches_are_each_compared_with_the_teacher():
     branches, teacher = torch.randn(6, 4, 2, 2), torch.randn(2, 4, 2, 2)
     _, theirs = as_maps(branches, teacher)
     assert torch.equal(theirs, torch.cat([teacher] * 3))
+
+
+@pytest.mark.parametrize('extra', [0, 1, 5])
+@pytest.mark.parametrize(
+    ('image', 'patch'), [((64, 96), 16), ((800, 1344), 16), ((518, 518), 14), ((224, 672), 14)]
+)
+def test_patch_tokens_of_any_ratio_become_their_map(image, patch, extra):
+    rows, columns = (side // patch for side in image)
+    whole = torch.arange(float(rows * columns)).view(1, 1, rows, columns)
+    tokens = torch.cat([torch.full((1, extra, 1), -1.0), whole.flatten(2).transpose(1, 2)], 1)
+    assert torch.equal(patch_map(tokens, image), whole)
