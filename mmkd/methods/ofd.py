@@ -72,11 +72,12 @@ class OFD(FeatureMethod):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The distances of all stages; each counts half of the deeper one."""
-        levels = []
-        triples = list(zip(self.connectors, self.margins, self.raw_pairs(step)))
+        pairs, levels = self.raw_pairs(step), []
+        self.margins = [margin.to(t) for margin, (_, t) in zip(self.margins, pairs)]  # once
+        triples = list(zip(self.connectors, self.margins, pairs))
         for depth, (connect, margin, (student, teacher)) in enumerate(triples):
             ours = resize(connect(student), teacher.shape[-2:])
-            distance = partial_distance(ours, teacher, margin.to(teacher))
+            distance = partial_distance(ours, teacher, margin)
             levels.append(distance / 2 ** (len(triples) - 1 - depth))
         return {'loss': torch.stack(levels).sum()}
 
