@@ -38,4 +38,7 @@ def decoupled_kl(
 def _against_the_rest(logits: Tensor, own: Tensor) -> Tensor:
     """Logits [N, 2] of a class and of all others together."""
     rest = logits.masked_fill(own, -float('inf')).logsumexp(-1)
-    return torch.stack([logits[own], rest], -1)
+    own_logit = logits.gather(-1, own.int().argmax(-1, keepdim=True)).squeeze(
+        -1
+    )  # no mask: it is waited for
+    return torch.stack([own_logit, rest], -1)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from ..collectives import drawn
+from ..collectives import drawn, uploaded
 from ..core.levels import channels_of
 from ..core.method import FeatureMethod
 from ..core.options import AtLeast, Share
@@ -95,5 +95,5 @@ class MGD(FeatureMethod):
     def _masked(self, maps: Tensor) -> Tensor:
         assert self.mask is not None
         size = maps.shape[-2:]
-        kept = drawn(self.rng, len(maps), size.numel()).to(maps.device) >= self.mask
+        kept = uploaded(drawn(self.rng, len(maps), size.numel()), maps.device) >= self.mask
         return maps * kept.view(len(maps), 1, *size)
