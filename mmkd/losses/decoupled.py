@@ -28,17 +28,17 @@ def decoupled_kl(
     (tensor([0.]), tensor([0.]))
     """
     own = F.one_hot(labels, student.shape[1]).bool()
-    s, t = (
-        _against_the_rest(side / temperature, labels, own) * temperature
-        for side in (student, teacher)
-    )
+    s, t = (_against_the_rest(side / temperature, own) * temperature for side in (student, teacher))
     others = LEFT_OUT * temperature * own
     return softmax_kl(s, t, temperature), softmax_kl(
         student + others, teacher + others, temperature
     )
 
 
-def _against_the_rest(logits: Tensor, labels: Tensor, own: Tensor) -> Tensor:
+def _against_the_rest(logits: Tensor, own: Tensor) -> Tensor:
     """Logits [N, 2] of a class and of all others together."""
     rest = logits.masked_fill(own, -float('inf')).logsumexp(-1)
-    return torch.stack([logits.gather(1, labels[:, None])[:, 0], rest], -1)
+    own_logit = logits.gather(-1, own.int().argmax(-1, keepdim=True)).squeeze(
+        -1
+    )  # no mask: it is waited for
+    return torch.stack([own_logit, rest], -1)
