@@ -32,6 +32,8 @@ PAGE = HERE.parents[1] / 'docs/compatibility.md'
 METHODS = ('pkd', 'sfr', 'kd', 'frskd', 'bckd', 'cross_kd', 'ld')
 SIZES = {'mmdet': (192, 320), 'mmpretrain': (), 'mmseg': (128,)}
 """Sides of the drawn images, the larger tried where the smaller fails; a config's own size comes last."""
+BOXES_ONLY = ('RTMDetHead', 'RTMDetSepBNHead')
+"""Heads that look at masks where there are some, and take them for tensors."""
 LIGHT = r'r18|r34|r-?50|resnet18|resnet50|tiny|nano|small|[-_](s|t|xs|b0|p32)[-_]'
 HEAVY = r'headless|large|huge|giant|r101|x101|[-_](l|x|h|g|xl|m)[-_]'
 
@@ -141,6 +143,8 @@ def batch(toolbox: str, model: Any, size: int) -> dict[str, Any]:
             2, [[3, size, size]] * 2, num_classes=2, with_mask=True, with_semantic=True
         )
         for sample in data['data_samples']:
+            if type(getattr(model, 'bbox_head', None)).__name__ in BOXES_ONLY:
+                del sample.gt_instances.masks
             sample.gt_instances.labels.zero_()  # some detect one class only
             if not hasattr(model, 'rpn_head'):  # then proposals come from a file
                 boxes = sample.gt_instances.bboxes
