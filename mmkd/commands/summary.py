@@ -119,7 +119,7 @@ def overview(runner: Runner) -> Content:
     if isinstance(model, Distiller):
         distillation = model.distillation
         found['student']['macs'] = macs(model, distillation._probed)
-        found['teachers'] = {n: teacher_of(t) for n, t in distillation.teachers.items()}
+        found['teachers'] = {n: _teacher(t) for n, t in distillation.teachers.items()}
         options = (runner.cfg.model.get('methods') or {}) if runner.cfg.get('model') else {}
         found['methods'] = {
             name: method_of(method, distillation._probed, options.get(name) or {})
@@ -136,7 +136,7 @@ def network(model: nn.Module) -> Content:
     return dict(type=kind.__name__, parameters=sum(p.numel() for p in own), trained=trained)
 
 
-def teacher_of(teacher: Teacher) -> Content:
+def _teacher(teacher: Teacher) -> Content:
     """What is known of a teacher."""
     compiled = getattr(teacher, 'compiled', False)
     found = network(teacher.model)
