@@ -135,8 +135,10 @@ def view(
         panels.append(Panel(_level_grid(levels), title='levels'))
     if metrics:
         panels.append(Panel(_grid(list(metrics.items())[:10]), title='validation'))
-    bar = ProgressBar(total=max(of, 1), completed=done, width=60)
-    return Group(Text(line), bar, Columns(panels))
+    head = Table.grid()
+    head.add_row(Text(line))
+    head.add_row(ProgressBar(total=max(of, 1), completed=done, width=60))
+    return Group(head, Columns(panels))
 
 
 def blocks_of(numbers: Mapping[str, float]) -> dict[str, list[tuple[str, float]]]:

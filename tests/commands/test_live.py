@@ -37,6 +37,7 @@ def test_what_is_shown():
     ):
         assert re.search(words, said)
     assert re.search(r'teacher +alignment', said)
+    assert [said.splitlines()[1].strip('━╸╺ '), said.splitlines()[2][0]] == ['', '╭']
     assert re.search(r'P3 +0.75 +0.25', said)
     assert 'lr' not in said
 
