@@ -21,13 +21,21 @@ KNOWN = {
     'bckd': ('heads: dense with sigmoid classes', 'detection'),
     'crosskd': ('heads: dense with towers of convolutions', 'detection'),
     'cwd': ('features or logits', 'all'),
+    'dist': ('logits', 'classification'),
+    'dkd': ('logits', 'classification'),
     'dpk': ('features, and logits of classifiers', 'all'),
     'fgd': ('features and boxes', 'detection'),
     'fitnet': ('features', 'all'),
     'frskd': ('stages or pyramid', 'all'),
     'kd': ('heads: softmax, sigmoid, RoI, query', 'classification, detection, segmentation'),
+    'ld': ('heads: dense with bins (GFL)', 'detection'),
+    'mgd': ('features', 'all'),
+    'ofd': ('stages of residual networks', 'classification'),
     'pkd': ('features', 'all'),
+    'reviewkd': ('stages or pyramid', 'all'),
+    'rkd': ('embeddings', 'classification'),
     'sfr': ('stages', 'all'),
+    'vfm': ('features', 'all'),
 }
 """What our methods read, and for which tasks; of others it is not known."""
 

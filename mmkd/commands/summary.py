@@ -111,7 +111,7 @@ def overview(runner: Runner) -> Content:
         versions=installed(),
         seed=runner.seed,
         student=network(model),
-        data=dict(train=len(loader.dataset), batch=getattr(loader, 'batch_size', None)),
+        data=dict(train=len(loader.dataset), batch=batch_size(loader)),
         max_iters=runner.max_iters,
     )
     if runner.val_loop is not None:
@@ -119,13 +119,19 @@ def overview(runner: Runner) -> Content:
     if isinstance(model, Distiller):
         distillation = model.distillation
         found['student']['macs'] = macs(model, distillation._probed)
-        found['teachers'] = {n: teacher_of(t) for n, t in distillation.teachers.items()}
+        found['teachers'] = {n: guide_of(t) for n, t in distillation.teachers.items()}
         options = (runner.cfg.model.get('methods') or {}) if runner.cfg.get('model') else {}
         found['methods'] = {
             name: method_of(method, distillation._probed, options.get(name) or {})
             for name, method in distillation.methods.items()
         }
     return found
+
+
+def batch_size(loader: Any) -> int | None:
+    """How many images a rank has in a batch; None where a sampler of its own decides."""
+    own = getattr(loader, 'batch_size', None)
+    return own or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
 
 
 def network(model: nn.Module) -> Content:
@@ -136,12 +142,10 @@ def network(model: nn.Module) -> Content:
     return dict(type=kind.__name__, parameters=sum(p.numel() for p in own), trained=trained)
 
 
-def teacher_of(teacher: Teacher) -> Content:
-    """What is known of a teacher."""
-    compiled = getattr(teacher, 'compiled', False)
-    found = network(teacher.model)
-    return found | dict(
-        summary=teacher.summary(), macs=None if compiled else macs(teacher.model, teacher.probed)
+def guide_of(guide: Teacher) -> Content:
+    """What is known of a teacher; before it is brought into a fast form."""
+    return network(guide.model) | dict(
+        summary=guide.summary(), macs=macs(guide.model, guide.probed)
     )
 
 

@@ -18,6 +18,7 @@ from ..files.writing import latest_checkpoint
 from ..training.data_faults import FaultHook, answered
 from ..training.resume import ResumeHook
 from ..training.sharding import ShardingHook
+from .live import LiveHook
 from .overrides import nested, override
 from .runner import (
     build_runner,
@@ -92,10 +93,15 @@ def training_config(
 
 def train(cfg: Config, trust_checkpoint: bool = False) -> None:
     """Train a config to its end; what is killed on the way can be resumed exactly."""
-    faults, summary = FaultHook(), SummaryHook()
-    with summary.told(), answered(cfg, ('train', 'val'), faults), trusting(trust_checkpoint):
+    faults, summary, live = FaultHook(), SummaryHook(), LiveHook()
+    with (
+        summary.told(),
+        live.ended(),
+        answered(cfg, ('train', 'val'), faults),
+        trusting(trust_checkpoint),
+    ):
         runner = build_runner(cfg)
-        register_hooks(runner, ResumeHook, ShardingHook, faults, summary)
+        register_hooks(runner, ResumeHook, ShardingHook, faults, summary, live)
         check_weights(cfg, runner, trust_checkpoint)
         runner.train()
 

@@ -1,12 +1,13 @@
 """What is said at the start of a training, and kept with what came out."""
 
 import json
+from types import SimpleNamespace
 
 import helpers as h
 import pytest
 import torch
 
-from mmkd.commands.summary import SUMMARY, SummaryHook, macs, reason, shown
+from mmkd.commands.summary import SUMMARY, SummaryHook, batch_size, macs, reason, shown
 from mmkd.commands.train import train, training_config
 from mmkd.errors import InputError
 from mmkd.family.building import build_model
@@ -48,6 +49,13 @@ def test_a_finished_training_is_summed_up(config, tmp_path):
     assert found['methods']['pkd']['student_taps'][0].startswith('backbone.layer4 (')
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
     assert shown(found, terminal=False) in log
+
+
+def test_a_batch_is_as_large_as_its_sampler_says():
+    sampler = SimpleNamespace(batch_size=16)
+    assert batch_size(SimpleNamespace(batch_size=None, batch_sampler=sampler)) == 16
+    assert batch_size(SimpleNamespace(batch_size=4, batch_sampler=None)) == 4
+    assert batch_size(SimpleNamespace()) is None
 
 
 def test_multiplications_are_those_of_the_layers():

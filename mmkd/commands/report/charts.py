@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..arms import ALONE
+from ..sections import section_of
 from .runs import Entry, Training
 
 SECTIONS = {
@@ -60,30 +61,6 @@ class Line:
     arm: str
     x: list[float] = field(default_factory=list)
     y: list[float] = field(default_factory=list)
-
-
-def section_of(key: str) -> str:
-    """The chart that shows a key of a training log.
-
-    >>> [section_of(k) for k in ('loss_cls', 'dpk/loss_relation', 'dpk/ratio.P3', 'dpk/lr', 'grad_norm')]
-    ['task', 'terms', 'ratio', 'rates', 'gradient']
-    """
-    method, _, own = key.rpartition('/')
-    stem = own.split('.')[0]
-    if own in ('lr', 'base_lr') or own.endswith('_lr'):
-        return 'rates'
-    if 'loss' in own:
-        return 'terms' if method else 'task'
-    if own == 'grad_norm':
-        return 'gradient'
-    if own in ('time', 'data_time', 'memory'):
-        return 'cost'
-    if not method:
-        return 'other'
-    for section, word in dict(weights='weight', shares='share').items():
-        if word in own:
-            return section
-    return stem if stem in ('ratio', 'cka', 'samples') else 'statistics'
 
 
 def lines_of(trainings: Sequence[Training], metric: str | None) -> dict[str, list[Line]]:

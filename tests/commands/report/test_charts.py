@@ -7,25 +7,8 @@ import pytest
 import report_logs as logs
 
 from mmkd import InputError
-from mmkd.commands.report.charts import COUNTERS, SECTIONS, draw, lines_of, run_name, section_of
+from mmkd.commands.report.charts import COUNTERS, draw, lines_of, run_name
 from mmkd.commands.report.runs import name_arms, read_training
-
-KEYS = {
-    'lr': 'rates', 'base_lr': 'rates', 'dpk/lr': 'rates', 'loss': 'task', 'loss_rpn_cls': 'task',
-    'decode.loss_ce': 'task', 'dpk/loss_relation': 'terms', 'kd/weight': 'weights',
-    'dpk/weight_relation': 'weights', 'kd/share': 'shares', 'dpk/ratio.P3': 'ratio', 'dpk/cka.P3': 'cka',
-    'dpk/samples.P3': 'samples', 'sfr/entropy': 'statistics', 'grad_norm': 'gradient', 'time': 'cost',
-    'memory': 'cost', 'acc': 'other', 'decode.acc_seg': 'other',
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(('key', 'section'), KEYS.items())
-def test_where_a_key_goes(key, section):
-    assert section_of(key) == section
-
-
-def test_every_section_is_used():
-    assert SECTIONS.keys() - set(KEYS.values()) == {'score', 'metrics'}
 
 
 def some(tmp_path, *seeds):
