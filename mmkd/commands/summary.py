@@ -144,13 +144,9 @@ def network(model: nn.Module) -> Content:
 
 def guide_of(guide: Teacher) -> Content:
     """What is known of a teacher; before it is brought into a fast form."""
-<<<<<<< Updated upstream
     return network(guide.model) | dict(
         summary=guide.summary(), macs=macs(guide.model, guide.probed)
     )
-=======
-    return network(guide.model) | dict(summary=guide.summary(), macs=macs(guide.model, guide.probed))
->>>>>>> Stashed changes
 
 
 def macs(model: Any, seen: Probe) -> Content | None:
