@@ -13,6 +13,8 @@ from scipy import stats
 LEVEL = 0.95
 """Of all intervals so many hold the true difference, each taken by itself."""
 
+FEWEST = 3
+"""With fewer pairs no verdict is given."""
 MOST_SEEDS = 1000
 """More are not advised."""
 
@@ -113,6 +115,8 @@ def verdict(found: Difference | None, smallest: float) -> tuple[str, str]:
     """
     if found is None or found.low is None or found.high is None:
         return '-', 'no interval: it takes two seeds at least that both arms have'
+    if found.pairs < FEWEST:
+        return 'INCONCLUSIVE', f'two seeds can agree by chance; {FEWEST} at least for a verdict'
     if found.low > 0 and found.mean >= smallest:
         return 'GO', 'the interval is above 0 and the mean difference large enough to matter'
     if found.high < smallest:
@@ -129,7 +133,7 @@ def seeds_to_decide(found: Difference, smallest: float) -> int | None:
     7
     """
     gap = found.mean if found.mean >= smallest else smallest - found.mean
-    counts = range(found.pairs + 1, MOST_SEEDS + 1)
+    counts = range(max(found.pairs + 1, FEWEST), MOST_SEEDS + 1)
     return next((n for n in counts if half_width(found.deviation or 0, n) < gap), None)
 
 

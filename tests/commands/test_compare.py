@@ -372,7 +372,7 @@ def test_the_tool_lists_runs_and_shows(files, process, monkeypatch, capsys):
     assert tool(files, monkeypatch, '--seeds', '0', '1', *end) == 0
     shown = capsys.readouterr().out
     assert 'accuracy/top1, difference to alone by seed; differences from 0.5 on matter' in shown
-    assert 'kd: GO, the interval is above 0' in shown
+    assert 'kd: INCONCLUSIVE, two seeds can agree by chance' in shown
     assert '+2.05' in (files / 'table.md').read_text()
     assert [line.split(': ', 1)[1].split()[1:] for line in listed] == [
         run.command[1:] for run in sorted(read_runs(files / 'out'), key=lambda r: (r.seed, r.arm))

@@ -59,6 +59,14 @@ def test_verdicts_at_their_edges(low, mean, high, smallest, word):
     assert found[0] == word
 
 
+def test_two_seeds_that_agree_give_no_verdict():
+    word, reason = verdict(difference({0: 3.0, 1: 4.0}, {0: 2.0, 1: 3.0}), 0.5)
+    assert (word, reason) == (
+        'INCONCLUSIVE',
+        'two seeds can agree by chance; 3 at least for a verdict',
+    )
+
+
 @pytest.mark.parametrize('smallest', [0.0, 0.3, 2.0])
 @pytest.mark.parametrize('mean', [-0.4, 0.1, 0.3, 0.9])
 def test_so_many_seeds_decide_and_one_less_does_not(mean, smallest):
@@ -87,12 +95,12 @@ def test_one_seed_gives_no_verdict_but_a_sentence(found):
 
 def test_sums_in_binary_do_not_miss_an_edge():
     """0.3 - 0.1 is a little less than 0.2."""
-    found = difference({0: 0.3, 1: 0.3}, {0: 0.1, 1: 0.1})
+    found = difference(dict.fromkeys(range(3), 0.3), dict.fromkeys(range(3), 0.1))
     assert verdict(found, 0.2)[0] == 'GO'
 
 
 def rows(smallest=1.0):
-    scores = {'alone': ALONE, 'dpk': DPK, 'same': {0: 46.9, 1: 47.9}, 'one': {3: 49.0}}
+    scores = {'alone': ALONE, 'dpk': DPK, 'same': {0: 46.9, 1: 47.9, 2: ALONE[2] + 0.1}, 'one': {3: 49.0}}
     seconds = {arm: dict.fromkeys(own, 10.0) for arm, own in scores.items()}
     seconds['dpk'] = dict.fromkeys(DPK, 15.0)
     seconds['alone'][4] = 20.0
