@@ -56,7 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'at': dict(methods=dict(at={})),
     'fitnet': dict(methods=dict(fitnet={})),
     'fgd': dict(methods=dict(fgd={})),
-    'dpk full': dict(methods=dict(dpk={})),
+    'dpk full': dict(methods=dict(dpk=dict(size='full'))),
     'dpk light': dict(methods=dict(dpk=dict(size='light'))),
     'sfr': dict(methods=dict(sfr=dict(feature=ON))),
     'sfr, smoothed': dict(methods=dict(sfr=dict(feature=ON))),
