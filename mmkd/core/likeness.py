@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..errors import InputError
@@ -104,3 +106,13 @@ def refuse_boxes(method: str, boxes: float, student: nn.Module) -> None:
         f'{method}: boxes={boxes!r}; the boxes of {type(logit_head(student)).__name__} are not compared, only '
         'those of dense heads with bins or a plain box coder; leave it out'
     )
+
+
+def refuse_unlike_heads(student: Any, teacher: Any) -> None:
+    """Stop if the logits of two classifiers do not compare."""
+    counts = [getattr(getattr(m, 'head', None), 'num_classes', None) for m in (student, teacher)]
+    if None in counts or counts[0] != counts[1]:
+        raise InputError(
+            f'DPK: logits: the student has {counts[0]} classes, the teacher {counts[1]} (None: no '
+            'head with classes); take a teacher of the same classes, or logits=0'
+        )

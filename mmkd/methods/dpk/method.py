@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...collectives import drawn, uploaded
 from ...core.forms import PRECISIONS, Precision
 from ...core.levels import channels_of, levels_of, sizes_at
+from ...core.likeness import refuse_unlike_heads
 from ...core.method import FeatureMethod
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
 from ...core.step import Side, Step
@@ -368,16 +369,6 @@ class DPK(FeatureMethod):
             if reading.samples is not None:
                 values[f'samples.{self.names[level]}'] = reading.samples
         return {name: torch.tensor(float(value)) for name, value in values.items()}
-
-
-def refuse_unlike_heads(student: Any, teacher: Any) -> None:
-    """Stop if the logits of two classifiers do not compare."""
-    counts = [getattr(getattr(m, 'head', None), 'num_classes', None) for m in (student, teacher)]
-    if None in counts or counts[0] != counts[1]:
-        raise InputError(
-            f'DPK: logits: the student has {counts[0]} classes, the teacher {counts[1]} (None: no '
-            'head with classes); take a teacher of the same classes, or logits=0'
-        )
 
 
 def _strides(side: Side, taps: list[Tap]) -> list[int]:
