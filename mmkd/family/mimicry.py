@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..losses.quality import quality_focal
 from .assigned import class_loss_taps, positive_rows
 from .heads import logit_head
@@ -41,6 +42,11 @@ class Mimicry:
     def of(cls, student: nn.Module, teacher: nn.Module, overlap: bool) -> Mimicry:
         """Look at the student's head."""
         logits = LogitDivergence.of(student, teacher, None)
+        if not logits.classes:
+            raise InputError(
+                f'{type(logit_head(student)).__name__} of the student gives no maps of class scores alone; '
+                'needed: a dense head that does (cls_out_channels). For others: pkd, cwd, fitnet'
+            )
         boxes = BoxDivergence.of(student)
         if overlap and _other_in_training(logit_head(student)):
             boxes = None

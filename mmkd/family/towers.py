@@ -40,11 +40,13 @@ def towers_of(model: nn.Module) -> list[Tower]:
     >>> [tower.names[3] for tower in towers_of(build_model(config))]
     ['bbox_head.cls_convs.3', 'bbox_head.reg_convs.3']
     """
-    return [
-        Tower(tuple(f'{name}.{index}' for index in range(len(module))))
-        for name, module in _lists('bbox_head', logit_head(model))
-        if _is_tower(list(module))
-    ]
+    found: dict[nn.Module, Tower] = {}
+    for name, module in _lists('bbox_head', logit_head(model)):
+        # by its first name: in RTMDet-Ins classes and boxes have one tower, which maps pass twice
+        if _is_tower(list(module)) and module[0] not in found:
+            names = tuple(f'{name}.{index}' for index in range(len(module)))
+            found[module[0]] = Tower(names)
+    return list(found.values())
 
 
 def refuse_without_towers(method: str, model: nn.Module, owner: str) -> list[Tower]:

@@ -138,3 +138,15 @@ def test_the_students_head_decides(family, expected):
     if found.kind == 'dense':
         assert found.classes == expected.classes
     assert LogitDivergence.of(model, model, 7.0).temperature == 7.0
+
+
+def test_chances_are_turned_into_logits():
+    """TOOD's head gives chances."""
+    logits = maps(0, CLASSES), maps(1, CLASSES)
+    chances = [[level.sigmoid() for level in side] for side in logits]
+    plain = LogitDivergence('dense', True, 1.0, CLASSES)
+    activated = LogitDivergence('dense', True, 1.0, CLASSES, activated=True)
+    torch.testing.assert_close(activated(*chances), plain(*logits), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(activated.confidence(chances[1]), plain.confidence(logits[1]))
+    certain = [torch.ones_like(level) for level in chances[0]]
+    assert activated(certain, chances[1]).isfinite()

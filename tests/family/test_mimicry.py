@@ -4,8 +4,18 @@ import helpers as h
 import pytest
 import torch
 
+from mmkd import InputError
 from mmkd.family.building import build_model, load_config, model_config
 from mmkd.family.mimicry import Mimicry
+
+
+def test_a_head_whose_maps_hold_boxes_too_is_answered():
+    source = 'mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py'
+    model = build_model(model_config(load_config(source)))
+    with pytest.raises(
+        InputError, match=r'YOLOV3Head of the student gives no maps of class scores'
+    ):
+        Mimicry.of(model, model, True)
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,14 @@ def test_modules_answer_call_by_call_and_are_left_as_they_were():
         assert [net(torch.zeros(1)).item() for _ in range(2)] == [1.0, 2.0]
     assert 'forward' not in vars(net[0])
     assert net[1].forward is own
+
+
+def test_convolutions_of_other_parts_of_a_head_are_none():
+    source = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
+    model = build_model(model_config(load_config(source)))
+    names = [tower.names[0] for tower in towers_of(model)]
+    assert names
+    assert not [name for name in names if 'mask_head' in name]
+    assert {*names} <= {
+        name for name, _ in model.named_modules()
+    }  # first names, where parts are shared
