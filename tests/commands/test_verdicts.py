@@ -100,7 +100,12 @@ def test_sums_in_binary_do_not_miss_an_edge():
 
 
 def rows(smallest=1.0):
-    scores = {'alone': ALONE, 'dpk': DPK, 'same': {0: 46.9, 1: 47.9, 2: ALONE[2] + 0.1}, 'one': {3: 49.0}}
+    scores = {
+        'alone': ALONE,
+        'dpk': DPK,
+        'same': {0: 46.9, 1: 47.9, 2: ALONE[2] + 0.1},
+        'one': {3: 49.0},
+    }
     seconds = {arm: dict.fromkeys(own, 10.0) for arm, own in scores.items()}
     seconds['dpk'] = dict.fromkeys(DPK, 15.0)
     seconds['alone'][4] = 20.0
