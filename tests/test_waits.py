@@ -20,6 +20,10 @@ EXCEPTIONS = {
         ('mmdet/', 'mmkd/methods/ld.py', 'index_put'),
         'the rows that count are picked by a mask',
     ),
+    'vfm': (
+        ('core/shares.py',),
+        'a share reads norms in the first ten iterations, then each hundredth',
+    ),
     'sfr': (('losses/transport.py',), 'SciPy assigns on the host; the other solver does not'),
     'frskd': (('mmdet/',), "its heads have the detector's own loss, which waits as the student's"),
 }

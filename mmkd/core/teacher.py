@@ -136,7 +136,7 @@ class Teacher(Checked, nn.Module):
             return self._answer(model, form, asked, images, samples, rois)
 
         if not self.settled:
-            if rois is None and self._worth():
+            if not rois and self._worth():
                 self._skip_unread(images[:1], samples and samples[:1])
             self._choose(run, images.device.type)
         return run(self.model, self.form)

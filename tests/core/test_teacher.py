@@ -8,6 +8,7 @@ import mmkd.core.teacher as teacher_module
 from mmkd import InputError, Tap, Teacher
 from mmkd.core import forms
 from mmkd.core.forms import EXACT, Form, OneShape
+from mmkd.core.unread import Zeros
 
 NECK = Tap('neck')
 IMAGES = torch.randn(2, 3, 64, 64)
@@ -290,3 +291,11 @@ def test_the_checkpoint_that_a_family_writes_is_clean(family, tmp_path):
     """tests/test_families.py sees to those that rebuild a part of their state, as Swin V2 does."""
     config = h.FAMILIES[family]()
     Teacher(config, saved(tmp_path / 't.pth', config))
+
+
+def test_a_distillation_of_classes_alone_does_not_run_the_teachers_box_branch(hub, quick_bf16):
+    model = h.distiller(h.retinanet(), h.retinanet(width=16), kd=dict(type='mmkd.KD'))
+    h.losses_of(model, 'retinanet')
+    head = model.distillation.teachers['teacher'].model.bbox_head
+    assert isinstance(vars(head.retina_reg).get('forward'), Zeros)
+    assert 'forward' not in vars(head.retina_cls)
