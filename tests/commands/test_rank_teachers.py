@@ -284,15 +284,15 @@ def test_a_teacher_of_other_classes_is_not_scored_but_has_a_gap(classifiers):
     assert list(teachers[0].gaps) == list(teachers[1].gaps)
 
 
-def test_a_teacher_with_other_levels_is_named(shapes, tmp_path):
+def test_a_teacher_with_other_levels_is_compared_where_strides_are_alike(shapes, tmp_path):
     cfg = detector(shapes, tmp_path)
-    student = write(tmp_path, 'student', cfg)
+    student = write(tmp_path, 'student', cfg).split(':')[0]
     fewer = dict(
         neck=dict(num_outs=4), bbox_head=dict(anchor_generator=dict(strides=[8, 16, 32, 64]))
     )
-    spec = write(tmp_path, 'fewer', cfg, **fewer)
-    with pytest.raises(InputError, match=r"--teachers: teacher 'fewer': DPK.* 5 levels .* 4 at"):
-        rank_teachers(student.split(':')[0], [spec], **OPTIONS)
+    specs = [write(tmp_path, 'alike', cfg), write(tmp_path, 'fewer', cfg, **fewer)]
+    alike, other = rank_teachers(student, specs, **OPTIONS).teachers
+    assert (list(alike.gaps), list(other.gaps)) == (['P4', 'P5', 'P6', 'P7'], ['P4', 'P5', 'P6'])
 
 
 # -- the tool --------------------------------------------------------------------------------------
