@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import mmengine.logging
 
 from ..errors import InputError
 from ..training.processes import leave_ranks
@@ -24,6 +29,29 @@ NOT_FINITE = (
 )
 
 
+NOISE = (
+    r'.*`num_anchors` is deprecated',
+    r'torch\.meshgrid: in an upcoming release',
+    r'.*torchvision\.datapoints',
+)
+"""Warnings of other packages that tell the user of a command nothing."""
+
+
+def hush() -> None:
+    """Drop :data:`NOISE`, and remarks for debugging that packages print for want of a logger."""
+    for pattern in NOISE:
+        warnings.filterwarnings('ignore', pattern)
+    plain = mmengine.logging.print_log
+
+    @functools.wraps(plain)
+    def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if logger is not None or level > logging.DEBUG:
+            plain(msg, logger, level)
+
+    if not hasattr(plain, '__wrapped__'):
+        mmengine.logging.print_log = print_log
+
+
 def run_tool(main: Callable[[], Any]) -> None:
     """Run a tool; what a user can mend ends it with one message instead of a traceback.
 
@@ -31,6 +59,7 @@ def run_tool(main: Callable[[], Any]) -> None:
     ``MMKD_TRACEBACK=1`` in the environment the traceback of wrong input is printed, too.
     """
     status: Any = None
+    hush()
     try:
         main()
     except InputError as error:

@@ -1,12 +1,15 @@
 """What the command lines share."""
 
+import logging
 import sys
+import warnings
 
+import mmengine.logging
 import pytest
 
 import mmkd.commands.tool
 from mmkd.commands.overrides import nested
-from mmkd.commands.tool import ROOT, run_tool
+from mmkd.commands.tool import ROOT, hush, run_tool
 from mmkd.errors import InputError
 
 
@@ -83,3 +86,17 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 def test_configs_and_tools_are_found():
     assert (ROOT / 'configs/demo/student.py').exists()
     assert (ROOT / 'tools/train.py').exists()
+
+
+def test_debugging_remarks_and_noise_of_packages_are_dropped(monkeypatch, capsys):
+    monkeypatch.setattr(mmengine.logging, 'print_log', mmengine.logging.print_log)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hush()
+        hush()
+        mmengine.logging.print_log('Could not import OneDL', level=logging.DEBUG)
+        mmengine.logging.print_log('a real remark')
+        warnings.warn('DeprecationWarning: `num_anchors` is deprecated, for ..', stacklevel=1)
+        with pytest.raises(UserWarning, match='a real one'):
+            warnings.warn('a real one', stacklevel=1)
+    assert capsys.readouterr().out == 'a real remark\n'
