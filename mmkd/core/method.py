@@ -178,7 +178,11 @@ class FeatureMethod(Method):
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Take the taps that are given, or the default ones, on both sides."""
-        assert teacher is not None
+        if teacher is None:
+            self.student_taps = (
+                self.default_taps(student) if self._tap is None else parse_taps(self._tap)
+            )
+            return
         self.student_taps, theirs = self.default_pair(student, teacher)
         if self._tap is not None:
             self.student_taps = parse_taps(self._tap)

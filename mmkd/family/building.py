@@ -75,9 +75,9 @@ def _without_our_scope(cfg: Config) -> Config:
     while waiting:
         place = waiting.pop()
         if isinstance(place, dict):
-            if place.get('_scope_') == 'mmkd':
+            if dict.get(place, '_scope_') == 'mmkd':
                 del place['_scope_']
-            waiting += place.values()
+            waiting += dict.values(place)  # which builds nothing that is lazy
         elif isinstance(place, (list, tuple)):
             waiting += place
     return cfg

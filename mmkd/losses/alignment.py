@@ -16,6 +16,7 @@ def aligned(pairs: Sequence[tuple[Tensor, Tensor]], counted: Tensor) -> tuple[li
     Both are over images and positions of all ranks. What else each rank has counted is summed in the same
     exchange; the backward pass takes another one.
 
+    >>> import torch
     >>> x = torch.arange(8.0).view(2, 1, 2, 2)
     >>> aligned([(x, 3 * x + 1)], torch.ones(1))[0][0].flatten()
     tensor([ 1.,  4.,  7., 10., 13., 16., 19., 22.])

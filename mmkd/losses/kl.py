@@ -26,7 +26,7 @@ def standardized(logits: Tensor) -> Tensor:
     """Rows of logits with mean 0 and deviation 1, so that only their pattern is compared.
 
     >>> import torch
-    >>> standardized(torch.tensor([[1.0, 2.0, 3.0]]))
+    >>> standardized(torch.tensor([[1.0, 2.0, 3.0]])).round()
     tensor([[-1.,  0.,  1.]])
     """
     spread = logits.std(-1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..collectives import world_size
@@ -130,7 +131,13 @@ class CrossKD(Method):
             conv: Any = guide.get_submodule(name)
             answers[name] = [conv.activate(x) for x in own] if conv.with_activation else own
         maps = [x.float() for x in flatten(teacher.calls(HEAD)[0])]
-        with capture(guide, [('bbox_head', 'output')]) as features, answering(guide, answers):
+        # of a teacher in a fast form lower
+        dtype = next(p.dtype for p in guide.get_submodule(name).parameters() if p.dim() == 4)
+        with (
+            torch.autocast(maps[0].device.type, dtype, enabled=dtype != torch.float32),
+            capture(guide, [('bbox_head', 'output')]) as features,
+            answering(guide, answers),
+        ):
             guide.bbox_head(tuple(maps))  # type: ignore[operator]
         return features
 

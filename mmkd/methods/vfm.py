@@ -38,6 +38,8 @@ class VFM(FeatureMethod):
     'mixed'
     """
 
+    shares = dict.fromkeys(('classification', 'detection', 'segmentation'), 0.1)
+
     def __init__(self, form: Literal['cosine', 'mixed'] = 'cosine', **options: Any) -> None:
         if options.get('weight') is None:
             options['weight'] = 'auto'

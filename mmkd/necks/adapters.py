@@ -157,7 +157,7 @@ def _token_grid(tokens: int, ratio: float) -> tuple[int, int]:
 def _grid(tokens: int, image: Image) -> tuple[int, int]:
     """Height and width of the grid that tokens make; zeros for none.
 
-    >>> _grid(197, 224), _grid(6 * 10 + 1, (96, 160)), _grid(7, (96, 160))
+    >>> _grid(197, 224), _grid(6 * 10 + 1, (96, 160)), _grid(9, (96, 160))
     ((14, 14), (6, 10), (0, 0))
     """
     if isinstance(image, int) or image[0] == image[1]:

@@ -177,6 +177,8 @@ time.sleep(60)
 """,
     )
     code = (
+        # a job in the background ignores it
+        'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
         'from pathlib import Path; from mmkd.commands.arms import Arm, Plan, run_arm; '
         f"run_arm(Plan('s.py', {{'alone': Arm()}}, Path({str(tmp_path)!r}), tool={tool!r}), 'alone', 0)"
     )

@@ -1,9 +1,12 @@
+import re
+
 import helpers as h
 import pytest
 import torch
 from mmengine.logging import MessageHub
 from torch import nn
 
+from mmkd import InputError
 from mmkd.core.forms import EXACT, Form, between, candidates, fastest, largest_error
 from mmkd.core.method import method_names
 from mmkd.family.taps import capture
@@ -57,20 +60,23 @@ def test_the_model_that_is_tried_is_left_as_it_is():
 
 @pytest.mark.parametrize('family', ['retinanet', 'classifier'])
 def test_losses_and_gradients_of_methods_with_a_fast_teacher_are_those_with_a_plain_one(family):
-    """At the student's second stage; within a twentieth."""
+    """At the student's second stage; within a twentieth, a tenth where gradients pass the teacher."""
     MessageHub.get_current_instance().runtime_info.pop('max_iters', None)
     far = {}
     for name, kind in method_names().items():
         if not kind.needs_teacher or not kind.__module__.startswith('mmkd.'):
             continue
-        if name == 'fgd' and family == 'classifier':
+        try:
+            losses, gradients = zip(*(one_step(family, name, form) for form in (EXACT, FAST)))
+        except InputError as error:
+            if not re.search(r' is for |detection', str(error)):
+                raise
             continue
-        losses, gradients = zip(*(one_step(family, name, form) for form in (EXACT, FAST)))
         error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
         far[name] = (abs(losses[1] / losses[0] - 1), float(error))
     assert far
-    print(family, far)
-    assert {name: f for name, f in far.items() if not max(f) <= 0.05} == {}
+    bounds = dict.fromkeys(far, 0.05) | dict(crosskd=0.1)
+    assert {name: f for name, f in far.items() if not max(f) <= bounds[name]} == {}
 
 
 def one_step(family, name, form):
@@ -83,6 +89,6 @@ def one_step(family, name, form):
     model.distillation.check_gradients = False
     model.distillation.optimizers_installed = True
     model.distillation.teachers['teacher'].take(form)
-    losses = h.losses_of(model, family)
+    losses = h.losses_of(model, family, sizes=((64, 64), (56, 48), (64, 64)))  # angles take three
     loss = sum(v.sum() for key, v in losses.items() if key.startswith(f'{name}/loss'))
     return float(loss), torch.autograd.grad(loss, model.backbone.layer2[0].downsample[0].weight)[0]

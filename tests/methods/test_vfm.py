@@ -87,6 +87,6 @@ def test_a_class_token_and_several_levels_are_answered():
 
 
 def test_a_weight_of_none_is_the_default():
-    assert (
-        [VFM(weight=w).weight(0.0) for w in (None, 'auto')] == [VFM().weight(0.0)] * 2 == [0.1] * 2
-    )
+    for method in (VFM(weight=None), VFM(weight='auto'), VFM()):
+        method.choose_weight('detection')
+        assert method.weight(0.0) == 0.1

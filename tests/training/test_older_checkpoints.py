@@ -11,6 +11,7 @@ import torch
 from resumable import config, run
 
 from mmkd.files.checkpoints import read_checkpoint
+from mmkd.methods import DPK
 
 DATA = Path(__file__).parents[1] / 'data/older'
 SIZE = [dict(encoder=(8, 1, 2), decoder=(8, 1, 2))]
@@ -23,7 +24,13 @@ def distillation(shapes):
         **{'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3},
     )
     methods = dict(
-        dpk=dict(type='mmkd.DPK', tap='backbone.layer3', size=SIZE, optimizer=dict(lr=1e-3)),
+        dpk=dict(
+            type='mmkd.DPK',
+            tap='backbone.layer3',
+            size=SIZE,
+            temperature=1.0,
+            optimizer=dict(lr=1e-3),
+        ),
         kd=dict(type='mmkd.KD'),
     )
     teacher = dict(config=h.classifier(width=2), checkpoint=str(DATA / 'teacher.pth'))
@@ -36,6 +43,10 @@ def distillation(shapes):
 def test_it_ends_as_it_would_have_without_the_change(shapes, tmp_path, monkeypatch):
     # its head has four classes, as many as the images that it sees, and the data six
     monkeypatch.setattr('mmkd.training.data_faults.refuse_few_classes', lambda *_: None)
+    plan = DPK.plan
+    monkeypatch.setattr(  # the default was 1 then
+        DPK, 'plan', lambda self, *models: setattr(self, 'temperature', 1.0) or plan(self, *models)
+    )
     torch.set_num_threads(1)
     runner = run(distillation(shapes), tmp_path, resume=str(DATA / 'iter_6.pth'))
     assert runner.iter == 12
