@@ -28,7 +28,6 @@ def distillation(shapes):
             type='mmkd.DPK',
             tap='backbone.layer3',
             size=SIZE,
-            temperature=1.0,
             optimizer=dict(lr=1e-3),
         ),
         kd=dict(type='mmkd.KD'),
