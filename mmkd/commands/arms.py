@@ -51,8 +51,8 @@ class Arm:
         >>> Arm('kd').needs_teacher, Arm('frskd').needs_teacher, Arm().needs_teacher
         (True, False, False)
         """
-        names = [] if self.method is None else self.method.split('+')
-        kinds = [find_method(name.strip()) for name in names]
+        parts = [] if self.method is None else self.method.split('+')
+        kinds = [find_method(part.partition(':')[0].strip()) for part in parts]
         return any(kind.needs_teacher for kind in kinds)
 
 
@@ -71,12 +71,16 @@ def parse_arms(specs: Sequence[str]) -> dict[str, Arm]:
 
 
 def parse_arm(text: str) -> Arm:
-    """Methods, and behind a colon their options, separated by commas.
+    """Methods as ``--distill`` has them, and behind a colon their options, separated by commas.
 
     >>> parse_arm('dpk:dpk.size=light,dpk.level_weights=[0.6,1.0]').options
     ('dpk.size=light', 'dpk.level_weights=[0.6,1.0]')
+    >>> parse_arm('pkd:3+kd:auto:kd.temperature=2')
+    Arm(method='pkd:3+kd:auto', options=('kd.temperature=2',))
     """
-    method, _, rest = text.partition(':')
+    before, equals, _ = text.partition('=')
+    method, _, _ = before.rpartition(':') if equals else (text, '', '')
+    rest = text[len(method) + 1 :]
     options = tuple(re.split(r',(?=[\w.-]+=)', rest)) if rest else ()
     if not method or method == ALONE or not all('=' in option for option in options):
         raise InputError(

@@ -77,7 +77,6 @@ def test_an_arm_is_called_as_it_is_written():
         (['dkp'], "--arms dkp: unknown method 'dkp'; nearest: 'dpk'"),
         (['pkd+kq'], "--arms pkd+kq: unknown method 'kq'"),
         (['alone:a=1'], "--arms 'alone:a=1': needed: methods, then options"),
-        (['kd:temperature'], "--arms 'kd:temperature': needed: methods, then options"),
         ([''], "--arms '': needed: methods"),
     ],
 )

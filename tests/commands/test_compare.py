@@ -311,6 +311,7 @@ def test_a_right_comparison_is_not_refused(files):
         (dict(specs=['frskd']), 't.py: no arm needs one; leave it out'),
         (dict(specs=['kd:kd.temprature=1']), 'nearest: .*temperature'),
         (dict(specs=['kd:pkd.weight=1']), "--arms kd:pkd.weight=1: distill: options for 'pkd'"),
+        (dict(specs=['kd:temperature']), "the weight 'temperature' is no number"),
         (dict(options=['abc']), "--cfg-options 'abc': needed: KEY=VALUE"),
         (dict(options=['train_cfg=3']), 'train_cfg=3; needed: a Mapping'),
         (
