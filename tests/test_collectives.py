@@ -41,7 +41,7 @@ OWN = {
         dpk=dict(DPK, tap=['backbone.layer2', 'backbone.layer3']),
         dkd=dict(type='mmkd.DKD'),
         dist=dict(type='mmkd.DIST', weight=0.1),
-        rkd=dict(type='mmkd.RKD'),
+        rkd=dict(type='mmkd.RKD', weight=0.1),  # at 1 rounding grows, as with DIST
     ),
     'retinanet': dict(fgd=dict(type='mmkd.FGD'), dpk=dict(DPK, inject=[1])),
 }
