@@ -57,6 +57,10 @@ class Readings:
         return arrived
 
     def rest(self) -> dict[str, Any]:
-        """What is still on its way; the host waits for it."""
-        waiting, self._waiting = self._waiting, None
-        return {} if waiting is None else waiting.wait()
+        """What is still on its way, which is then told; the host waits for it."""
+        found, self._waiting = self.waiting(), None
+        return found
+
+    def waiting(self) -> dict[str, Any]:
+        """What is still on its way, and will yet be told; the host waits for it."""
+        return {} if self._waiting is None else self._waiting.wait()

@@ -123,13 +123,9 @@ class DPK(FeatureMethod):
         param_scheduler: Sequence[Annotated[Mapping[str, Any], Has('type')]] = WARM_UP_AND_COSINE,
         **options: Any,
     ) -> None:
-        if optimizer is not None:
-            own = (
-                {}
-                if 'type' in optimizer
-                else ADAMW | (dict(lr=LIGHT_RATE) if size == 'light' else {})
-            )
-            optimizer = {**own, **optimizer}
+        if optimizer is not None and 'type' not in optimizer:
+            rate = LIGHT_RATE if size == 'light' else ADAMW['lr']
+            optimizer = {**ADAMW, 'lr': rate, **optimizer}
         schedulers = [dict(scheduler) for scheduler in param_scheduler]
         super().__init__(optimizer=optimizer, param_scheduler=schedulers, **options)
         self.size, self._patch, self._inject = size, patch, inject

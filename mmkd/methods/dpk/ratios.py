@@ -125,11 +125,13 @@ class Memory:
         maps: of the student and the teacher, batch by batch.
         terms: of the last iterations, or one sum in which older ones fade.
         iterations: how many such terms that sum is worth.
+        late: the alignment that was on its way from the device when this was saved.
     """
 
     maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     terms: list[Tensor] = field(default_factory=list)
     iterations: float = 0.0
+    late: float = math.nan
 
     def with_past(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The maps of now after the remembered ones."""
@@ -197,18 +199,22 @@ class CKARatio(Ratio):
         levels = [str(level) for level in range(len(found))]
         measured = self._alignments(levels, torch.stack([alignment for alignment, _ in found]))
         return [
-            self._reading(measured.get(level, math.nan), images)
-            for level, (_, images) in zip(levels, found)
+            self._reading(measured.get(level, memory.late), images)
+            for level, memory, (_, images) in zip(levels, self._memories, found)
         ]
 
     def state(self) -> Any:
-        """Maps and terms that are remembered."""
-        return [(memory.maps, memory.terms, memory.iterations) for memory in self._memories]
+        """Maps, terms, and the alignments of the last iteration that are not told yet."""
+        late = self._alignments.waiting()
+        return [
+            (memory.maps, memory.terms, memory.iterations, late.get(str(level), math.nan))
+            for level, memory in enumerate(self._memories)
+        ]
 
     def resume(self, state: Any) -> None:
         """Take them up."""
         self._memories = [
-            Memory(list(maps), list(terms), *iterations) for maps, terms, *iterations in state
+            Memory(list(maps), list(terms), *numbers) for maps, terms, *numbers in state
         ]
 
     def _alignment(self, memory: Memory, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:

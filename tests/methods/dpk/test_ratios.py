@@ -1,11 +1,13 @@
 """The ratio: strategies, guards, history, ranks."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rank_work import on_ranks, read_in_turn
 
+from mmkd.core.readings import Reading, Readings
 from mmkd.errors import InputError
 from mmkd.losses.cka import cka, hsic_terms
 from mmkd.methods.dpk.ratios import CKARatio, build_ratio
@@ -103,6 +105,27 @@ def test_a_resumed_ratio_goes_on_as_if_it_had_not_stopped(options):
         read(first, pair(3, seed=seed))
     second.resume(first.state())
     assert read(first, pair(3, seed=9)) == read(second, pair(3, seed=9))
+
+
+class OneLater(Readings):
+    """Tells on the CPU, too, what was given the time before."""
+
+    def __call__(self, names, numbers):
+        told = self.rest()
+        self._waiting = Reading(list(names), numbers, SimpleNamespace(synchronize=lambda: None))
+        return told
+
+
+def test_a_resumed_ratio_knows_what_was_on_its_way_from_a_device():
+    first, second = CKARatio(), CKARatio()
+    for ratio in (first, second):
+        ratio._alignments = OneLater()
+    pairs = [pair(seed=seed) for seed in range(3)]
+    assert read(first, pairs[0])[0].ratio == 0.8
+    second.resume(first.state())
+    for ratio in (first, second):
+        assert read(ratio, pairs[1])[0].cka == pytest.approx(cka(*pairs[0]).item(), abs=1e-12)
+    assert read(first, pairs[2]) == read(second, pairs[2])
 
 
 @pytest.mark.parametrize(
