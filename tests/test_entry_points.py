@@ -100,6 +100,8 @@ class Case:
             seeds=['0'],
             metric=None,
             smallest=None,
+            images=str(shapes / 'images/val'),
+            root=None,
         )
         self.cfg, self.teacher_cfg = Config.fromfile(student), Config.fromfile(guide)
 

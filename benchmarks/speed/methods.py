@@ -3,12 +3,13 @@
     python benchmarks/speed/methods.py --list
     python benchmarks/speed/methods.py --methods pkd kd --rounds 9 --out benchmarks/speed/results/methods.json
 
-Each method is tried on the pairs in their order; the first whose heads it takes is its pair. It is run in turn with
-the student alone, round by round, with an exact teacher, and with all its terms as they are at the end of training;
-the ratio is that of the medians. What is measured is added to the file: methods may come one by one.
+Each method is tried on the pairs in their order; the first whose heads it takes is its pair. It is run in
+turn with the student alone, round by round, with an exact teacher, and with all its terms as they are at the
+end of training; the ratio is that of the medians. What is measured is added to the file: methods may come one
+by one.
 
-Predicted: a pass forward costs a convolution's or linear layer's multiply-adds once; backward once more where its
-input needs a gradient and once more where its weight does. Element by element arithmetic is not counted.
+Predicted: a pass forward costs a convolution's or linear layer's multiply-adds once; backward once more where
+its input needs a gradient and once more where its weight does. Element by element arithmetic is not counted.
 """
 
 from __future__ import annotations

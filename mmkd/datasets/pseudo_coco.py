@@ -13,9 +13,9 @@ from .scores import class_of, unpack_scores, with_score
 class PseudoCoco(CocoDataset):
     """A COCO file whose annotations have a ``score``, as ``mmkd label`` writes it.
 
-    It can stand wherever mmdet's ``CocoDataset`` stands, also beside real labels in a ``ConcatDataset``. Samples
-    have the scores in ``gt_instances.scores``; where an outer data set mixes images, ``mmkd.WeighByScore`` reads
-    them from the labels.
+    It can stand wherever mmdet's ``CocoDataset`` stands, also beside real labels in a ``ConcatDataset``.
+    Samples have the scores in ``gt_instances.scores``; where an outer data set mixes images,
+    ``mmkd.WeighByScore`` reads them from the labels.
 
     Args:
         score_thr: boxes below are left out.

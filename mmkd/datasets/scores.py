@@ -1,7 +1,7 @@
 """Scores of boxes, kept in the labels while a pipeline changes them, and read from them afterwards.
 
-Steps that crop, filter or mix images drop boxes and their labels together and know of no scores. So a label carries
-its score in bits that no class number needs.
+Steps that crop, filter or mix images drop boxes and their labels together and know of no scores. So a label
+carries its score in bits that no class number needs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A detector's own loss, in which an object counts as much as its score says.
 
-A score weighs at the places that are assigned to the object: the gradient of all that a dense head says at an anchor
-or point, or a RoI head of a box, is multiplied by it. That is what a weight in each term of the loss would do to it,
-whichever terms a head has; the losses that are logged stay as they are. Places of the background, and objects without
-scores, count 1. Normalisers (the number of objects) stay.
+A score weighs at the places that are assigned to the object: the gradient of all that a dense head says at an
+anchor or point, or a RoI head of a box, is multiplied by it. That is what a weight in each term of the loss
+would do to it, whichever terms a head has; the losses that are logged stay as they are. Places of the
+background, and objects without scores, count 1. Normalisers (the number of objects) stay.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def _rows_of_images(
         label is None and result.assigned != count for label, result in zip(told, found)
     ):
         raise InputError(
-            f'WeighByScore: {type(head).__name__} does not assign objects to its anchors or points once for each '
-            f'image, and where a score weighs is not known; {WITHOUT}'
+            f'WeighByScore: {type(head).__name__} does not assign objects to its anchors or points once for '
+            f'each image, and where a score weighs is not known; {WITHOUT}'
         )
     weights = torch.ones(images, count, device=found[0].pos_gt_scores.device)
     for row, result, own in zip(weights, found, told):
@@ -136,8 +136,8 @@ def _refuse_undense(head: Any) -> None:
     needed = ('sampler', 'prior_generator', 'loss_by_feat', '_get_targets_single')
     if not all(hasattr(head, name) for name in needed):
         raise InputError(
-            f'WeighByScore: {type(head).__name__} assigns objects in a way of its own (no sampler of anchors or '
-            f'points), and where a score weighs is not known; {WITHOUT}'
+            f'WeighByScore: {type(head).__name__} assigns objects in a way of its own (no sampler of anchors '
+            f'or points), and where a score weighs is not known; {WITHOUT}'
         )
 
 
@@ -156,7 +156,10 @@ def _weighing_rows(plain: Callable[..., Any], names: tuple[str, ...]) -> Callabl
         weights = [
             part
             for result in results
-            for part in (result.pos_gt_scores, result.pos_gt_scores.new_ones(result.neg_inds.numel()))
+            for part in (
+                result.pos_gt_scores,
+                result.pos_gt_scores.new_ones(result.neg_inds.numel()),
+            )
             if part is result.pos_gt_scores or 'mask_preds' not in names
         ]
         rows = torch.cat(weights)

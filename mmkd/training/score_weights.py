@@ -18,8 +18,8 @@ from .method_optimizers import bare
 class WeighByScore(Hook):
     """Train a detector on boxes that have scores (``gt_instances.scores``); others weigh 1.
 
-    ``custom_hooks = [dict(type='mmkd.WeighByScore')]`` in any mmdet config; ``mmkd train`` adds it where a data set
-    is ``mmkd.PseudoCoco``. See :mod:`mmkd.family.scored`.
+    ``custom_hooks = [dict(type='mmkd.WeighByScore')]`` in any mmdet config; ``mmkd train`` adds it where a
+    data set is ``mmkd.PseudoCoco``. See :mod:`mmkd.family.scored`.
     """
 
     def __init__(self) -> None:

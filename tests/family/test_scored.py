@@ -62,7 +62,9 @@ def test_a_dense_head_is_weighed_where_objects_are_assigned(family):
         assert (places | whole).all()
         halved += int((places & (old[0] != 0)).sum())
     assert halved > 4
-    assert gradients(model, scored(model, family, 0.25, 0.25), model.bbox_head)[1][0].equal(before[0])
+    assert gradients(model, scored(model, family, 0.25, 0.25), model.bbox_head)[1][0].equal(
+        before[0]
+    )
 
 
 def focal(logits, labels, classes):
