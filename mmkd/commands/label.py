@@ -221,6 +221,8 @@ def _classes(cfg: Config, model: nn.Module, stored: Sequence[str] | None) -> tup
     names = given or stored or known
     names = tuple(str(name) for name in names) if isinstance(names, (list, tuple)) else ()
     count = class_count(model)[1]
+    if not names and count is not None and task_of(model) == 'classification':
+        return tuple(map(str, range(count)))  # folders had given the names
     if not names or (count is not None and len(names) != count):
         raise InputError(
             f'label: {len(names)} names for the {count} classes of {type(model).__name__}; needed in the '

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files.writing import PART, refuse_unwritable
 
 Entry = dict[str, Any]
-"""Of one image ``image`` and ``annotations`` as COCO has them, ``data`` of a classifier, or why it is ``bad``."""
+"""Of an image ``image`` and ``annotations`` of COCO, ``data`` of a classifier, or why it is ``bad``."""
 
 
 class PartFile:

@@ -1,6 +1,8 @@
 """A plain training on boxes with scores: what the hook changes, and that it changes nothing else."""
 
 import json
+import re
+import shutil
 
 import helpers as h
 import pytest
@@ -8,7 +10,11 @@ import torch
 from mmengine.runner import Runner
 
 from mmkd import InputError
+from mmkd.commands.train import training_config
 from mmkd.training.score_weights import WeighByScore
+
+
+PAGE = h.ROOT / 'docs/pseudo_labels.md'
 
 
 def trained(shapes, folder, score, hook=True, family='retinanet'):
@@ -68,3 +74,30 @@ def test_scores_of_mixed_images_are_read_before_the_step():
     sample.gt_instances = InstanceData(labels=torch.tensor([with_score(2, 0.5)]))
     WeighByScore().before_train_iter(None, 0, dict(data_samples=[sample]))
     assert sample.gt_instances.scores.tolist() == [0.5]
+
+
+def test_the_config_of_the_page_trains_and_the_command_adds_the_hook(shapes, tmp_path, monkeypatch):
+    (code,) = re.findall(r'```python\n(_base_.*?)```', PAGE.read_text(), re.S)
+    base = h.runner_config('retinanet', tmp_path / 'work', shapes)
+    base.train_pipeline = base.train_dataloader.dataset.pipeline
+    base.train_cfg.update(max_epochs=1, val_interval=9)
+    base.val_cfg = base.val_dataloader = base.val_evaluator = None
+    base.dump(tmp_path / 'my_student.py')
+    shutil.copy(shapes / 'annotations/train.json', tmp_path / 'pseudo.json')
+    names = repr(tuple(base.train_dataloader.dataset.metainfo.classes))
+    code = code.replace("('cat', 'dog')", names)
+    code = code.replace('data/unlabelled', f'{shapes}/images/train')
+    (tmp_path / 'my_pseudo.py').write_text(code)
+    monkeypatch.chdir(tmp_path)
+    cfg = training_config('my_pseudo.py')
+    hooks = [hook['type'] for hook in cfg.custom_hooks]
+    assert hooks == ['mmkd.WeighByScore']
+    data = cfg.train_dataloader.dataset
+    assert [d.type for d in data.datasets] == ['CocoDataset', 'mmkd.PseudoCoco']
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert len(runner.train_dataloader.dataset) == 16
+    (tmp_path / 'bare.py').write_text("_base_ = ['my_pseudo.py']\ncustom_hooks = []\n")
+    assert [h['type'] for h in training_config('bare.py').custom_hooks] == ['mmkd.WeighByScore']
+    options = {'train_dataloader.dataset.datasets.1.weight_by_score': False}
+    assert training_config('bare.py', cfg_options=options).custom_hooks == []
