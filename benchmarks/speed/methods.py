@@ -8,8 +8,8 @@ turn with the student alone, round by round, with an exact teacher, and with all
 end of training; the ratio is that of the medians. What is measured is added to the file: methods may come one
 by one.
 
-Predicted: a pass forward costs a convolution's or linear layer's multiply-adds once; backward once more where
-its input needs a gradient and once more where its weight does. Element by element arithmetic is not counted.
+Predicted is the ratio of multiply-adds, forward and backward, of convolutions and matrix products, those of the
+teacher's forward included. Element by element arithmetic, sorting and resizing are not counted.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from step_time import ON, STUDENTS, TEACHERS, build, fake_batch, optimizers_of, step
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-import mmkd
 from mmkd import InputError
 from mmkd.commands.methods import known_methods
 from mmkd.family.building import load_config
@@ -59,24 +59,12 @@ def built(name: str) -> tuple[str, nn.Module]:
 
 
 def work(model: nn.Module, batch: dict[str, Any]) -> int:
-    """Multiply-adds of convolutions and linear layers in a training step, forward and backward."""
-    teachers = model.distillation.teachers.values() if isinstance(model, mmkd.Distiller) else []
-    modules = [*model.modules(), *(m for teacher in teachers for m in teacher.modules())]
-    total = 0
-
-    def count(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        passes = 1
-        if output.requires_grad:
-            passes += inputs[0].requires_grad + module.weight.requires_grad
-        total += passes * output.numel() * module.weight[0].numel()
-
-    layers = {m for m in modules if isinstance(m, (nn.Conv2d, nn.Linear))}
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    model(**model.data_preprocessor(batch, True), mode='loss')
-    for hook in hooks:
-        hook.remove()
-    return total
+    """Multiply-adds of one step, forward and backward, the teacher's forward included."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        losses = model(**model.data_preprocessor(batch, True), mode='loss')
+        model.parse_losses(losses)[0].backward()
+    return counter.get_total_flops() // 2
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
@@ -88,10 +76,11 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     works = {key: work(run, fake_batch(run, size, count)) for key, run in runs.items()}
     optimizers = {key: optimizers_of(run) for key, run in runs.items()}
     times: dict[str, list[float]] = {key: [] for key in runs}
-    for index in range(rounds + 2):
+    warm = 12 if any(m.share for m in model.distillation.methods.values()) else 2
+    for index in range(rounds + warm):
         for key, run in runs.items():
             seconds = step(run, optimizers[key], fake_batch(run, size, count), 'none')
-            if index >= 2:  # the first two rounds warm up
+            if index >= warm:  # a share of the gradient is measured in the first ten iterations
                 times[key].append(round(seconds, 4))
     medians = {key: statistics.median(values) for key, values in times.items()}
     return dict(

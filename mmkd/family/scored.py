@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .heads import definer
 
 WITHOUT = 'PseudoCoco: weight_by_score=False leaves scores out, for every head'
 
@@ -180,8 +181,7 @@ def _weighed_rows(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def _refuse_unknown_rows(head: Any, kind: str) -> None:
-    owner = next(b.__name__ for b in type(head).__mro__ if 'loss_and_target' in vars(b))
-    if owner != kind:
+    if definer(head, 'loss_and_target') != kind:
         raise InputError(
             f'WeighByScore: the rows of {type(head).__name__} are not those of a {kind}; {WITHOUT}'
         )

@@ -13,7 +13,6 @@ from mmkd import InputError
 from mmkd.commands.train import training_config
 from mmkd.training.score_weights import WeighByScore
 
-
 PAGE = h.ROOT / 'docs/pseudo_labels.md'
 
 
