@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help="the student's plain config")
     parser.add_argument(
         '--arms', nargs='+', required=True, metavar='ARM',
-        help="kd, pkd+kd, 'dpk:dpk.weight=auto'; alone is always there",
+        help="kd, pkd+kd, 'dpk:dpk.weight=auto', other.py; alone is always there",
     )  # fmt: skip
     parser.add_argument('--teacher', metavar='CONFIG', help="the teacher's config")
     parser.add_argument('--teacher-checkpoint', metavar='FILE', help="the teacher's weights")

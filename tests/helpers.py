@@ -141,6 +141,17 @@ def cascade_rcnn() -> ConfigDict:
     return cfg
 
 
+def cascade_mask_rcnn() -> ConfigDict:
+    """Three RoI stages with masks."""
+    cfg, donor = cascade_rcnn(), mask_rcnn()
+    for name in ('mask_roi_extractor', 'mask_head'):
+        cfg.roi_head[name] = donor.roi_head[name]
+    for stage in cfg.train_cfg.rcnn:
+        stage.mask_size = 28
+    cfg.data_preprocessor.update(pad_mask=True)
+    return cfg
+
+
 def dino() -> ConfigDict:
     """Query-based, with denoising queries."""
     cfg = _config(

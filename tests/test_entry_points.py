@@ -100,6 +100,9 @@ class Case:
             seeds=['0'],
             metric=None,
             smallest=None,
+            images=str(shapes / 'images/val'),
+            root=None,
+            score_thr=0.3,
         )
         self.cfg, self.teacher_cfg = Config.fromfile(student), Config.fromfile(guide)
 
@@ -221,7 +224,7 @@ def arguments(call, name, case, folder):
         methods=dict(pkd=distiller),
         method='pkd',
         parts=('train', 'val'),
-        images=8,
+        images=case.feeds['images'] if 'label' in name else 8,
         run=folder,
         console=None,
         options={},

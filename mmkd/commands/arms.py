@@ -39,10 +39,15 @@ NO_METRIC = {'step', 'time', 'data_time'}
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train the student: methods, or none, and options as ``--distill-options`` has them."""
+    """A way to train the student: methods, or none, and options as ``--distill-options`` has them.
+
+    Attributes:
+        config: another plain config in the place of the student's, on labels of a teacher for one.
+    """
 
     method: str | None = None
     options: tuple[str, ...] = ()
+    config: str | None = None
 
     @property
     def needs_teacher(self) -> bool:
@@ -60,7 +65,7 @@ def parse_arms(specs: Sequence[str]) -> dict[str, Arm]:
     """Arms by what they are called on the command line, the student alone first.
 
     >>> parse_arms(['kd', 'dpk:dpk.size=light,dpk.level_weights=[0.6,1.0]'])['kd']
-    Arm(method='kd', options=())
+    Arm(method='kd', options=(), config=None)
     >>> list(parse_arms(['kd']))
     ['alone', 'kd']
     """
@@ -71,13 +76,15 @@ def parse_arms(specs: Sequence[str]) -> dict[str, Arm]:
 
 
 def parse_arm(text: str) -> Arm:
-    """Methods as ``--distill`` has them, and behind a colon their options, separated by commas.
+    """Methods as ``--distill`` has them, and behind a colon their options, separated by commas; or a config.
 
     >>> parse_arm('dpk:dpk.size=light,dpk.level_weights=[0.6,1.0]').options
     ('dpk.size=light', 'dpk.level_weights=[0.6,1.0]')
     >>> parse_arm('pkd:3+kd:auto:kd.temperature=2')
-    Arm(method='pkd:3+kd:auto', options=('kd.temperature=2',))
+    Arm(method='pkd:3+kd:auto', options=('kd.temperature=2',), config=None)
     """
+    if text.endswith('.py'):
+        return Arm(config=text)
     before, equals, _ = text.partition('=')
     method, _, _ = before.rpartition(':') if equals else (text, '', '')
     rest = text[len(method) + 1 :]
@@ -85,7 +92,7 @@ def parse_arm(text: str) -> Arm:
     if not method or method == ALONE or not all('=' in option for option in options):
         raise InputError(
             f"--arms {text!r}: needed: methods, then options: 'kd', 'pkd+kd', "
-            "'dpk:dpk.weight=auto,dpk.size=light'; the arm alone has none"
+            "'dpk:dpk.weight=auto,dpk.size=light'; or a plain config: 'other.py'; the arm alone has none"
         )
     try:
         _ = Arm(method).needs_teacher
@@ -134,7 +141,7 @@ class Plan:
     def command(self, arm: str, seed: int, more: Sequence[str] = ()) -> list[str]:
         """The arguments of Python; the seed sets initialisation and data order, in every arm alike."""
         chosen = self.arms[arm]
-        words = [self.tool, self.config, '--work-dir', str(self.folder(arm, seed))]
+        words = [self.tool, chosen.config or self.config, '--work-dir', str(self.folder(arm, seed))]
         words += ['--resume', 'auto', *(['--trust-checkpoint'] if self.trust_checkpoint else [])]
         if chosen.method is not None:
             words += ['--distill', chosen.method]

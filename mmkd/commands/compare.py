@@ -122,7 +122,7 @@ def _check_arm(plan: Plan, name: str, arm: Arm, options: dict[str, Any]) -> None
     """Answer what ``tools/train.py`` would answer of its options."""
     teaching = arm.needs_teacher
     training_config(
-        plan.config,
+        arm.config or plan.config,
         work_dir=str(plan.folder(name, 0)),
         cfg_options=options,
         method=arm.method,

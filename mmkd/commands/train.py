@@ -77,6 +77,8 @@ def training_config(
         )
     elif is_distiller(cfg.model):
         add_hook(cfg)
+    if _has_scores(cfg.get('train_dataloader')):
+        add_hook(cfg, 'mmkd.WeighByScore')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config, method)
     _set_resume(cfg, resume)
@@ -104,6 +106,14 @@ def train(cfg: Config, trust_checkpoint: bool = False) -> None:
         register_hooks(runner, ResumeHook, ShardingHook, faults, summary, live)
         check_weights(cfg, runner, trust_checkpoint)
         runner.train()
+
+
+def _has_scores(node: Any) -> bool:
+    """Whether boxes with scores are among the training data, and these are to weigh."""
+    if isinstance(node, Mapping):
+        ours = str(node.get('type')).endswith('PseudoCoco')
+        return (ours and node.get('weight_by_score', True)) or any(map(_has_scores, node.values()))
+    return isinstance(node, (list, tuple)) and any(map(_has_scores, node))
 
 
 def _refuse_other_engines(cfg: Config) -> None:

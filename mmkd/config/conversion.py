@@ -200,11 +200,11 @@ def _add_runtime(cfg: Config) -> None:
     add_hook(cfg)
 
 
-def add_hook(cfg: Config) -> None:
-    """Add the hook that runs the methods' optimisers, unless the config has it."""
+def add_hook(cfg: Config, kind: str = HOOK) -> None:
+    """Add a hook of ours, by default the one that runs the methods' optimisers, unless the config has it."""
     hooks = list(cfg.get('custom_hooks') or [])
-    if not any(hook.get('type') in (HOOK, 'DistillationHook') for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type=HOOK)]
+    if not any(hook.get('type') in (kind, kind.rpartition('.')[2]) for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=kind)]
 
 
 def plain_config(cfg: Config) -> Config:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..collectives import on_any_rank
 from ..errors import InputError
-from ..family.roi import Rois, box_tap, in_roi_head, roi_stage
+from ..family.roi import Rois, box_tap, in_roi_head, roi_part
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap, capture
 from .checks import (
@@ -204,7 +204,7 @@ class Distillation(nn.Module):
             listeners = [m for n, m in active.items() if self._listens[n] == name]
             taps = [tap for method in listeners for tap in method.teacher_taps]
             rois: Rois = {
-                roi_stage(tap): features.calls(boxes)[0][1].detach()
+                roi_part(tap): features.calls(boxes)[0][1].detach()
                 for tap, boxes in _roi_links(listeners)
             }
             answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)

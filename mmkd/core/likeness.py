@@ -8,6 +8,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..family.heads import head_kind, is_sigmoid, logit_head
+from ..family.masks import has_roi_masks
 from ..family.taps import Tap
 from .levels import levels_of
 from .step import Side
@@ -105,6 +106,18 @@ def refuse_boxes(method: str, boxes: float, student: nn.Module) -> None:
     raise InputError(
         f'{method}: boxes={boxes!r}; the boxes of {type(logit_head(student)).__name__} are not compared, only '
         'those of dense heads with bins or a plain box coder; leave it out'
+    )
+
+
+def refuse_masks(method: str, student: nn.Module, teacher: nn.Module) -> None:
+    """Stop if masks are asked for and are not compared."""
+    lacking, owner = (
+        (student, 'the student') if not has_roi_masks(student) else (teacher, 'the teacher')
+    )
+    raise InputError(
+        f'{method}: masks=True: {owner} ({type(lacking).__name__}) has no FCN mask head on boxes of its '
+        'own; masks that are made otherwise (by filters of each object, CondInst, SOLOv2, RTMDet-Ins; by queries; '
+        'on features shared with the box head) are not compared: leave it out'
     )
 
 

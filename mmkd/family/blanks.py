@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .roi import Rois, in_roi_head, roi_stage
+from .roi import Rois, in_roi_head, roi_part
 from .stages import task_of
 from .taps import Tap
 
@@ -42,4 +42,4 @@ def blank_rois(taps: Iterable[Tap], inputs: Tensor) -> Rois:
     """Two boxes for each RoI head's stage that some taps lie in."""
     size = inputs.shape[-1]
     boxes = inputs.new_tensor([[0, 0, 0, size / 2, size / 2], [0, size / 4, size / 4, size, size]])
-    return {roi_stage(tap): boxes for tap in taps if in_roi_head(tap)}
+    return {roi_part(tap): boxes for tap in taps if in_roi_head(tap)}

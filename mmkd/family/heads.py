@@ -73,3 +73,13 @@ def is_sigmoid(head: nn.Module) -> bool:
         return True
     losses = (getattr(head, name, None) for name in ('loss_cls', 'loss_module', 'loss_decode'))
     return any(bool(getattr(loss, 'use_sigmoid', False)) for loss in losses)
+
+
+def definer(part: Any, function: str) -> str | None:
+    """The name of the class that an object has a function from.
+
+    >>> definer(nn.Linear(1, 1), 'forward'), definer(nn.Linear(1, 1), 'eval')
+    ('Linear', 'Module')
+    """
+    bases = (base for base in type(part).__mro__ if function in vars(base))
+    return next((base.__name__ for base in bases), None)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..collectives import mean_count
 from ..losses.boxes import generalized_iou
 from ..losses.kl import softmax_kl
-from .heads import head_kind, logit_head
+from .heads import definer, head_kind, logit_head
 from .logits import Levels, as_rows
 from .taps import Tap
 
@@ -103,11 +103,5 @@ def _decodes_plainly(head: Any) -> bool:
     (refined anchors, corners, point sets, boxes that its forward has decoded already) does so for a reason.
     """
     parts = ('predict_by_feat', '_predict_by_feat_single')
-    plain = all(_owner(head, part) == 'BaseDenseHead' for part in parts)
+    plain = all(definer(head, part) == 'BaseDenseHead' for part in parts)
     return plain and all(hasattr(head, part) for part in ('bbox_coder', 'prior_generator'))
-
-
-def _owner(head: Any, function: str) -> str | None:
-    """The class that a head has a function from."""
-    bases = (base for base in type(head).__mro__ if function in vars(base))
-    return next((base.__name__ for base in bases), None)

@@ -8,18 +8,21 @@ from torch import Tensor
 
 from .taps import Tap
 
-Rois = Mapping[int | None, Tensor]
-"""Boxes for a RoI head, by cascade stage (None where the head has one stage)."""
+Part = tuple[str, int | None]
+"""``bbox`` or ``mask``, and the cascade stage, None where the head has one stage."""
+Rois = Mapping[Part, Tensor]
+"""Boxes for the parts of a RoI head."""
 
 
-def roi_stage(tap: Tap) -> int | None:
-    """The cascade stage that a tap under ``roi_head`` names, None where it names none.
+def roi_part(tap: Tap) -> Part:
+    """The part of a RoI head that a tap under ``roi_head`` lies in.
 
-    >>> roi_stage(Tap('roi_head.bbox_head.1.fc_cls')), roi_stage(Tap('roi_head.bbox_head'))
-    (1, None)
+    >>> roi_part(Tap('roi_head.bbox_head.1.fc_cls')), roi_part(Tap('roi_head.mask_head'))
+    (('bbox', 1), ('mask', None))
     """
     parts = tap.at.split('.')
-    return int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else None
+    stage = int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else None
+    return 'mask' if parts[1].startswith('mask') else 'bbox', stage
 
 
 def in_roi_head(tap: Tap) -> bool:
@@ -28,11 +31,11 @@ def in_roi_head(tap: Tap) -> bool:
 
 
 def box_tap(tap: Tap) -> Tap:
-    """Where the boxes pass that a RoI head's logits, or features, are of.
+    """Where the boxes pass that a RoI head's logits, masks or features are of.
 
     >>> box_tap(Tap('roi_head.bbox_head.1', item=0)).place
     ('roi_head.bbox_roi_extractor.1', 'input')
     """
-    stage = roi_stage(tap)
-    at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
+    kind, stage = roi_part(tap)
+    at = f'roi_head.{kind}_roi_extractor' + ('' if stage is None else f'.{stage}')
     return Tap(at, source='input')

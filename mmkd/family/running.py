@@ -44,9 +44,9 @@ def observe(
             maps = model.extract_feat(inputs)  # type: ignore[operator]
             if any(at.startswith('rpn_head') for at, _ in places):
                 model.rpn_head(maps)  # type: ignore[operator]
-            for stage, boxes in rois.items():
+            for (part, stage), boxes in rois.items():
                 prefix = () if stage is None else (stage,)
-                model.roi_head._bbox_forward(*prefix, maps, boxes)  # type: ignore[union-attr, operator]
+                getattr(model.roi_head, f'_{part}_forward')(*prefix, maps, boxes)
         elif heads:
             model(inputs, samples, mode='tensor')
         else:

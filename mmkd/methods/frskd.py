@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..family.heads import is_sigmoid, logit_head, logit_taps
 from ..family.localization import BoxDivergence
 from ..family.logits import LogitDivergence
-from ..family.roi import Rois, box_tap, roi_stage
+from ..family.roi import Rois, box_tap, roi_part
 from ..family.stages import stage_taps, task_of
 from ..family.taps import Features, Tap, parse_taps
 from ..losses.attention import attention_distance, attention_turn
@@ -283,7 +283,7 @@ class FRSKD(Method):
 
     def _rois(self, step: Step) -> Rois:
         return {
-            roi_stage(tap): step.student.calls(boxes)[0][1].detach()
+            roi_part(tap): step.student.calls(boxes)[0][1].detach()
             for tap, boxes in zip(self.logits, self.boxes)
         }
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.likeness import (
+    refuse_masks,
     refuse_other_classes,
     refuse_other_kinds,
     refuse_other_shapes,
@@ -17,7 +18,8 @@ from ..core.options import Positive
 from ..core.step import Side, Step
 from ..family.heads import head_kind, logit_taps
 from ..family.logits import STANDARD_TEMPERATURE, LogitDivergence
-from ..family.taps import parse_taps
+from ..family.masks import MaskDivergence
+from ..family.taps import Tap, parse_taps
 from ..registry import MODELS
 
 
@@ -32,6 +34,8 @@ class KD(Method):
     - segmentation: the decode head's logits; mean over pixels.
     - two-stage detection: every RoI head's logits for the boxes that the student sampled, which the
       teacher scores too; mean over boxes.
+    - masks of two-stage detectors: of every box that holds an object the mask of its class, which the
+      teacher draws too; the binary form, mean over pixels and boxes, a term of its own.
     - one-stage detection: all anchors or points; the sum is divided by the number of objects that
       the teacher expects, ``sum_i max_c p_t``, because most anchors hold nothing (ours).
     - query-based detection: the last decoder layer, the student's queries paired one to one with
@@ -42,6 +46,7 @@ class KD(Method):
     Args:
         temperature: T; by default 4 for classification and 1 otherwise, 2 with ``standardize``.
         standardize: compare logits of softmax heads of mean 0 and deviation 1 (Sun et al., CVPR 2024).
+        masks: whether masks are compared; by default where both have them in RoI heads.
         tap: where the student's logits are, if the head is not the usual one.
         teacher_tap: the same for the teacher.
         **options: see :class:`Method`.
@@ -56,14 +61,17 @@ class KD(Method):
         self,
         temperature: Positive | None = None,
         standardize: bool = False,
+        masks: bool | None = None,
         tap: Taps | None = None,
         teacher_tap: Taps | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.standardize = standardize
+        self.standardize, self.masks = standardize, masks
         self.temperature, self._tap, self._teacher_tap = temperature, tap, teacher_tap
         self.divergence: LogitDivergence | None = None
+        self.mask_divergence: MaskDivergence | None = None
+        self.logits: tuple[list[Tap], list[Tap]] = ([], [])
 
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Choose temperature and logits; teacher and student must have heads of one kind."""
@@ -79,6 +87,19 @@ class KD(Method):
             self.teacher_taps = parse_taps(self._teacher_tap)
         else:
             self.teacher_taps = self.student_taps if self._tap else logit_taps(teacher)
+        self.logits = self.student_taps, self.teacher_taps
+        if self.masks is not False:
+            self._plan_masks(student, teacher)
+
+    def _plan_masks(self, student: nn.Module, teacher: nn.Module) -> None:
+        """Read masks, too, where both have them."""
+        assert self.divergence is not None
+        self.mask_divergence = MaskDivergence.of(student, teacher, self.divergence.temperature)
+        if self.mask_divergence is not None:
+            self.student_taps = [*self.student_taps, *self.mask_divergence.taps]
+            self.teacher_taps = [*self.teacher_taps, *self.mask_divergence.taps]
+        elif self.masks:
+            refuse_masks('KD', student, teacher)
 
     def reads_labels(self, student: nn.Module) -> str | None:
         parts = dict(roi='boxes that are sampled around objects', query='queries made of objects')
@@ -89,13 +110,20 @@ class KD(Method):
         """Look at both heads: sigmoid or softmax, as many classes, logits of the same shapes."""
         assert teacher is not None
         refuse_other_classes('KD', student, teacher)
-        taps = self.student_taps, self.teacher_taps
         alike = self.divergence is not None and self.divergence.kind != 'query'
-        refuse_other_shapes('KD', student, teacher, taps, alike)
+        refuse_other_shapes('KD', student, teacher, self.logits, alike)
+        if self.mask_divergence is not None:
+            taps = self.mask_divergence.taps
+            refuse_other_shapes('KD: masks', student, teacher, (taps, taps))
+            # not before: a dry run calls no loss
+            self.student_taps = [*self.student_taps, *self.mask_divergence.losses]
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The divergence, divided by rows, or for dense heads by the objects the teacher expects."""
         assert self.divergence is not None
-        ours = [t for tap in self.student_taps for t in step.student[tap]]
-        theirs = [t for tap in self.teacher_taps for t in step.answers()[tap]]
-        return {'loss': self.divergence(ours, theirs)}
+        ours = [t for tap in self.logits[0] for t in step.student[tap]]
+        theirs = [t for tap in self.logits[1] for t in step.answers()[tap]]
+        found = {'loss': self.divergence(ours, theirs)}
+        if self.mask_divergence is not None:
+            found['loss_masks'] = self.mask_divergence(step.student, step.answers())
+        return found

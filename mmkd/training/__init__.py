@@ -2,12 +2,20 @@
 
 Optimisers of the methods, resuming exactly, random states, shards, processes and number formats, and
 answers to data and disks that fail on the way.
-May import: files, family, core.
+May import: datasets, files, family, core.
 """
 
 from .cpu_amp import CpuAmpOptimWrapper
 from .method_optimizers import DistillationHook
 from .resume import ResumeHook
+from .score_weights import WeighByScore
 from .sharding import FullyShard, ShardingHook
 
-__all__ = ['CpuAmpOptimWrapper', 'DistillationHook', 'FullyShard', 'ResumeHook', 'ShardingHook']
+__all__ = [
+    'CpuAmpOptimWrapper',
+    'DistillationHook',
+    'FullyShard',
+    'ResumeHook',
+    'ShardingHook',
+    'WeighByScore',
+]

@@ -69,6 +69,17 @@ def test_an_arm_is_called_as_it_is_written():
     )
 
 
+def test_an_arm_may_be_another_config(tmp_path):
+    asked = Plan('s.py', parse_arms(['kd', 'pseudo.py']), tmp_path, 't.py', cfg_options=('a.b=1',))
+    assert asked.arms['pseudo.py'] == Arm(config='pseudo.py')
+    words = asked.command('pseudo.py', 3)
+    assert words[:2] == ['tools/train.py', 'pseudo.py']
+    assert '--distill' not in words
+    assert words[-3:] == ['--cfg-options', 'a.b=1', 'randomness.seed=3']
+    assert asked.command(ALONE, 3)[1] == 's.py'
+    assert asked.folder('pseudo.py', 3) != asked.folder('pseudo_py', 3)
+
+
 @pytest.mark.parametrize(
     ('given', 'words'),
     [

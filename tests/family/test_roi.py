@@ -5,24 +5,27 @@ import pytest
 import torch
 
 from mmkd import Tap
-from mmkd.family.roi import box_tap, in_roi_head, roi_stage
+from mmkd.family.roi import box_tap, in_roi_head, roi_part
 from mmkd.family.taps import capture
 
 
 @pytest.mark.parametrize(
-    ('at', 'inside', 'stage'),
+    ('at', 'inside', 'part'),
     [
         ('neck', False, None),
         ('roi_head', False, None),
-        ('roi_head.bbox_head', True, None),
-        ('roi_head.bbox_head.fc_cls', True, None),
-        ('roi_head.bbox_head.0', True, 0),
-        ('roi_head.bbox_head.2.fc_cls', True, 2),
+        ('roi_head.bbox_head', True, ('bbox', None)),
+        ('roi_head.bbox_head.fc_cls', True, ('bbox', None)),
+        ('roi_head.bbox_head.0', True, ('bbox', 0)),
+        ('roi_head.bbox_head.2.fc_cls', True, ('bbox', 2)),
+        ('roi_head.mask_head', True, ('mask', None)),
+        ('roi_head.mask_head.1.loss_mask', True, ('mask', 1)),
         ('rpn_head.rpn_cls', False, None),
     ],
 )
-def test_a_tap_says_whether_it_is_inside_and_in_which_stage(at, inside, stage):
-    assert (in_roi_head(Tap(at)), roi_stage(Tap(at))) == (inside, stage)
+def test_a_tap_says_whether_it_is_inside_and_in_which_part(at, inside, part):
+    assert in_roi_head(Tap(at)) == inside
+    assert not inside or roi_part(Tap(at)) == part
 
 
 @pytest.mark.parametrize(('family', 'stage'), [('faster_rcnn', ''), ('cascade_rcnn', '.1')])

@@ -193,3 +193,50 @@ def test_sigmoid_heads_are_not_standardised():
         InputError, match=r'KD: standardize=True is for softmax classes, RetinaHead'
     ):
         h.distiller(h.retinanet(), h.retinanet(), kd=dict(**KD, standardize=True))
+
+
+@pytest.mark.parametrize('config', [h.mask_rcnn, h.cascade_mask_rcnn])
+def test_the_teacher_draws_masks_on_the_boxes_of_the_students_objects(config):
+    model = h.distiller(config(), config(), kd=KD).eval()
+    teacher = model.distillation.teachers['teacher'].model
+    batch = model.data_preprocessor(h.raw_batch('mask_rcnn'), True)
+    torch.manual_seed(3)
+    losses = model(**batch, mode='loss')
+    stages = [''] if config is h.mask_rcnn else ['.0', '.1', '.2']
+    places = [(f'roi_head.mask_roi_extractor{s}', 'input') for s in stages]
+    places += [(f'roi_head.mask_head{s}', 'output') for s in stages]
+    places += [(f'roi_head.mask_head{s}.loss_mask', 'input') for s in stages]
+    model.distillation.forward = lambda student, task, *args: task()
+    torch.manual_seed(3)
+    with torch.no_grad(), capture(model, places) as features:
+        model(**batch, mode='loss')
+    total, pixels = 0.0, 0
+    for index, stage in enumerate(stages):
+        boxes = features.calls(Tap(f'roi_head.mask_roi_extractor{stage}', source='input'))[0][1]
+        masks = features.calls(Tap(f'roi_head.mask_head{stage}'))[0].numpy()
+        loss = Tap(f'roi_head.mask_head{stage}.loss_mask', source='input')
+        classes = features.calls(loss)[0][2].tolist()
+        with torch.no_grad():
+            prefix = () if stage == '' else (index,)
+            maps = teacher.extract_feat(batch['inputs'])
+            theirs = teacher.roi_head._mask_forward(*prefix, maps, boxes)['mask_preds'].numpy()
+        for box, kind in enumerate(classes):
+            s, t = (expit(side[box, kind].astype(np.float64)) for side in (masks, theirs))
+            total += (rel_entr(t, s) + rel_entr(1 - t, 1 - s)).sum()
+            pixels += s.size
+    assert pixels > 6 * 28 * 28
+    assert losses['kd/loss_masks'].item() == pytest.approx(total / pixels, rel=1e-4)
+    assert losses['kd/loss'].item() > 0
+
+
+def test_masks_can_be_left_out_and_are_asked_for_where_there_are_some():
+    model = h.distiller(h.mask_rcnn(), h.mask_rcnn(), kd=dict(**KD, masks=False))
+    assert 'kd/loss_masks' not in h.losses_of(model, 'mask_rcnn')
+    model = h.distiller(h.mask_rcnn(), h.faster_rcnn(), kd=KD)
+    assert 'kd/loss_masks' not in h.losses_of(model, 'mask_rcnn')
+    with pytest.raises(
+        InputError, match=r'KD: masks=True: the teacher \(FasterRCNN\) has no FCN mask'
+    ):
+        h.distiller(h.mask_rcnn(), h.faster_rcnn(), kd=dict(**KD, masks=True))
+    with pytest.raises(InputError, match=r'masks=True: the student \(RetinaNet\).*SOLOv2'):
+        h.distiller(h.retinanet(), h.retinanet(), kd=dict(**KD, masks=True))
