@@ -140,7 +140,7 @@ class DistillationHook(Hook):
             if method.share is not None and name in checkpoint.get(SHARES, {}):
                 method.share.resume(checkpoint[SHARES][name])
         if MEASURED in checkpoint:
-            bare(runner).distillation.shares.resume(checkpoint[MEASURED])
+            bare(runner).distillation.shares.resume(on_cpu(checkpoint[MEASURED]))
         for name, form in checkpoint.get(FORMS, {}).items():
             if teachers_of(runner)[name].free:
                 teachers_of(runner)[name].take(Form(**form))
