@@ -185,7 +185,9 @@ def test_pearsons_distances_and_gradients_are_those_of_one_process(on_two):
 def test_a_gradient_share_is_that_of_one_process_on_every_rank(on_two):
     alone = distilled_gradients(0, configs('retinanet')['pkd'], 'retinanet', 2)['log']['pkd/share']
     assert 0 < alone < 1
-    assert [found['log']['pkd/share'] for found in on_two[5]] == [pytest.approx(alone, rel=1e-4)] * 2
+    assert [found['log']['pkd/share'] for found in on_two[5]] == [
+        pytest.approx(alone, rel=1e-4)
+    ] * 2
 
 
 def test_ranks_learn_of_a_signal_in_the_same_iteration(on_two):

@@ -51,7 +51,7 @@ class Shares:
     """
 
     def __init__(self, every: int = EVERY) -> None:
-        self.every, self.seen = every, 0
+        self.every, self.seen, self.measured = every, 0, 0
         self._last: dict[str, Tensor] = {}
         self._tried: set[str] = set()
         self._failed = False
@@ -78,7 +78,9 @@ class Shares:
             tapped: the student's features at each method's taps.
         """
         self._tried |= set(tapped)
-        whole, compared = total(task), []
+        self.measured += 1
+        whole = total(task)
+        compared: list[str] = []
         numbers = torch.full((2 * len(tapped),), math.nan, device=whole.device)
         try:
             if not self._failed:

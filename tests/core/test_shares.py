@@ -231,7 +231,9 @@ def test_it_is_measured_early_then_seldom_and_holds_in_between():
 
 
 def gradients(config, every):
-    model = h.distiller(config(), h.widened(config()), pkd=dict(type='mmkd.PKD'), kd=dict(type='mmkd.KD'))
+    model = h.distiller(
+        config(), h.widened(config()), pkd=dict(type='mmkd.PKD'), kd=dict(type='mmkd.KD')
+    )
     model.distillation.shares.every = every
     found = h.losses_of(model, 'retinanet')
     model.parse_losses(found)[0].backward()
@@ -249,7 +251,9 @@ def test_where_nothing_can_be_compared_there_is_no_share():
     model = h.distiller(h.classifier(), h.classifier(), pkd=dict(type='mmkd.PKD'), labels=False)
     assert 'pkd/share' not in h.losses_of(model, 'classifier')
     share, x = Shares(), torch.ones(2, requires_grad=True)
-    share.measure({'loss': x.sum()}, {'a/loss': x.sum(), 'b/loss': x.sum()}, {'a': [x.clone()], 'b': [x]})
+    share.measure(
+        {'loss': x.sum()}, {'a/loss': x.sum(), 'b/loss': x.sum()}, {'a': [x.clone()], 'b': [x]}
+    )
     assert [*share.of(['a', 'b'])] == ['b/share']
     assert [share.due(['a', 'b']) for _ in range(2)] == [True, False]  # a is not tried anew
     share.measure({'loss': 0 * x.sum()}, {'b/loss': 0 * x.sum()}, {'b': [x]})
@@ -259,7 +263,9 @@ def test_where_nothing_can_be_compared_there_is_no_share():
 def test_in_half_precision_small_gradients_count():
     x = torch.ones(4, dtype=torch.float16, requires_grad=True)
     share = Shares()
-    share.measure({'loss': (1e-8 * x.float()).sum()}, {'a/loss': (3e-8 * x.float()).sum()}, {'a': [x]})
+    share.measure(
+        {'loss': (1e-8 * x.float()).sum()}, {'a/loss': (3e-8 * x.float()).sum()}, {'a': [x]}
+    )
     assert share.of(['a'])['a/share'].item() == pytest.approx(0.75, rel=0.05)
 
 
