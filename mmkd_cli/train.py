@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--resume', nargs='?', const='auto', metavar='FILE',
         help='resume from a checkpoint; without a value, from the latest in the work dir',
     )  # fmt: skip
+    parser.add_argument(
+        '--check-teacher', type=int, metavar='N',
+        help='evaluate the teacher on N validation images first (64 in trainings of 500 iterations; 0: not)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--baseline', metavar='WORK_DIR', help='of the student alone: its metrics are shown beside'
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate')
     add_config_options(
@@ -64,5 +71,6 @@ def run(args: argparse.Namespace) -> None:
         auto_scale_lr=args.auto_scale_lr,
         launcher=args.launcher,
         trust_checkpoint=args.trust_checkpoint,
+        check_teacher=args.check_teacher,
     )
-    train(cfg, args.trust_checkpoint)
+    train(cfg, args.trust_checkpoint, args.baseline)

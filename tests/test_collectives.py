@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from rank_work import (
+    distilled_gradients,
     fake_ranks,
     first_losses,
     gathered,
@@ -113,6 +114,7 @@ def on_two(tmp_path_factory, shapes):
         (gathered,),
         (pearson_gradients, pairs()),
         (watched,),
+        (distilled_gradients, configs('retinanet')['pkd'], 'retinanet', 2),
     ]
     return list(zip(*on_ranks(several, folder, jobs)))
 
@@ -178,6 +180,14 @@ def test_pearsons_distances_and_gradients_are_those_of_one_process(on_two):
         ranks = torch.cat([found[level] for _, found in on_two[3]]) / 2  # as DDP averages
         torch.testing.assert_close(ranks, whole, rtol=1e-4, atol=1e-7)
         assert whole.abs().max() > 1e-4
+
+
+def test_a_gradient_share_is_that_of_one_process_on_every_rank(on_two):
+    alone = distilled_gradients(0, configs('retinanet')['pkd'], 'retinanet', 2)['log']['pkd/share']
+    assert 0 < alone < 1
+    assert [found['log']['pkd/share'] for found in on_two[5]] == [
+        pytest.approx(alone, rel=1e-4)
+    ] * 2
 
 
 def test_ranks_learn_of_a_signal_in_the_same_iteration(on_two):
@@ -287,5 +297,5 @@ def test_a_step_of_a_method_adds_two_exchanges_at_most(name, family, late):
         pytest.skip('of another task')
     first, then = (count - student for count, student in zip(found, own))
     assert then <= ALLOWED
-    # which of its terms have weight, all at once; and the backward pass of each that is checked
-    assert first <= then + 1 + CHECKED.get(name, 0)
+    # which of its terms have weight, all at once; its share; and the backward passes of both
+    assert first <= then + 2 + 2 * CHECKED.get(name, 0)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date, datetime
@@ -35,6 +35,8 @@ LONGER = 'alone, same time'
 RESULT, OUTPUT = 'result.json', 'output.txt'
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 NO_METRIC = {'step', 'time', 'data_time'}
+METRICS = ('coco/bbox_mAP', 'accuracy/top1', 'mIoU')
+"""The score if neither the user nor the config names one: the first of these that is measured."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +240,29 @@ def metrics_of(folder: Path) -> dict[str, float]:
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """What mmengine's LocalVisBackend has written, of all attempts at a run."""
+    """What mmengine's LocalVisBackend has written, of all attempts at a run; not what it is just writing."""
     paths = sorted(folder.glob('*/vis_data/scalars.json'))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in paths
+        for line in path.read_text().splitlines()
+        if line[-1:] == '}'
+    ]
+
+
+def usual(hooks: Mapping[str, Any]) -> list[str]:
+    """The names of scores, of which the first that is measured decides: ``save_best``, then the usual ones."""
+    best = (hooks.get('checkpoint') or {}).get('save_best') or []
+    return [*([best] if isinstance(best, str) else best), *METRICS]
+
+
+def decisive(known: Sequence[str], hooks: Mapping[str, Any]) -> str | None:
+    """The metric that decides among those that are measured; None if it is not among them.
+
+    >>> decisive(['coco/bbox_mAP_50', 'coco/bbox_mAP'], {})
+    'coco/bbox_mAP'
+    """
+    return next((name for name in usual(hooks) if name in known), None)
 
 
 def _seconds_before(folder: Path) -> float:

@@ -27,13 +27,10 @@ from ..family.building import is_distiller, load_config
 from ..files.checkpoints import read_checkpoint
 from ..files.writing import refuse_unwritable, write_whole
 from ..training.manifest import flat
-from .arms import ALONE, LONGER, Arm, Plan, Run, read_runs, run_arm
+from .arms import ALONE, LONGER, Arm, Plan, Run, decisive, read_runs, run_arm, usual
 from .overrides import override
 from .train import training_config
 from .verdicts import LEVEL, Row, markdown, notes_of, rows_of, table
-
-METRICS = ('coco/bbox_mAP', 'accuracy/top1', 'mIoU')
-"""The score if neither the user nor the config names one: the first of these that is measured."""
 
 STRETCHED = {
     'max_epochs', 'max_iters', 'begin', 'end', 'T_max', 'milestones', 'step_size', 'switch_epoch',
@@ -52,7 +49,7 @@ class Comparison:
         plan: what all runs share.
         seeds: each arm is trained once with each.
         same_time: also train the student alone for as many seconds as it takes to distil it.
-        metric: the score; by default the config's ``save_best``, or the first of :data:`METRICS`.
+        metric: the score; by default the config's ``save_best``, or the usual one.
         smallest: the smallest difference that matters.
     """
 
@@ -336,12 +333,10 @@ def outcome_of(runs: list[Run], arms: Sequence[str], metric: str, smallest: floa
 def metric_of(runs: Sequence[Run], asked: str | None, hooks: Mapping[str, Any]) -> str:
     """The score: the one that is asked for, else the config's ``save_best``, else the usual one."""
     known = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
-    best = (hooks.get('checkpoint') or {}).get('save_best') or []
-    usual = [*([best] if isinstance(best, str) else best), *METRICS]
-    for name in usual if asked is None else [asked]:
-        if name in known:
-            return name
-    wanted = ' or '.join(usual) if asked is None else asked
+    found = decisive(known, hooks) if asked is None else asked
+    if found in known:
+        return found
+    wanted = ' or '.join(usual(hooks)) if asked is None else asked
     raise InputError(f'--metric: {wanted} was not measured in every run; {nearest(wanted, known)}')
 
 

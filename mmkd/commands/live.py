@@ -24,13 +24,17 @@ from rich.text import Text
 from ..collectives import rank
 from .arms import NO_METRIC
 from .sections import section_of
+from .yardsticks import Yardsticks, step_of
 
+Rows = list[list[str]]
 PLAIN = 'MMKD_PLAIN'
 """Set in the environment, lines are printed on a terminal, too."""
 EVERY = 0.5
 """Seconds between two drawings."""
 WINDOW = 20
 """Numbers are means over so many iterations, as those of the log are."""
+SHOWN = 10
+"""So many metrics are shown at most."""
 BLOCKS = {'task': 'task', 'terms': 'methods', 'weights': 'methods', 'shares': 'methods',
           'ratio': 'levels', 'cka': 'levels'}  # fmt: skip
 """In which block a number is shown, by the section of the report that it is in."""
@@ -41,12 +45,14 @@ class LiveHook(Hook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+    def __init__(
+        self, console: Console | None = None, yardsticks: Yardsticks | None = None
+    ) -> None:
+        self._console, self._yardsticks = console or Console(), yardsticks or Yardsticks()
         self._live: Live | None = None
         self._drawn = 0.0
         self._muted: list[tuple[logging.StreamHandler[Any], int, Any]] = []
-        self._metrics: dict[str, float] = {}
+        self._metrics: Rows = []
 
     def before_train(self, runner: Runner) -> None:
         """Take the terminal over: lines of the log go to their file alone, warnings above the table."""
@@ -73,9 +79,12 @@ class LiveHook(Hook):
         self._draw(runner, f'validating {batch_idx + 1} of {len(runner.val_dataloader)}')
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
-        """Keep the numbers of the last validation."""
+        """Keep the numbers of the last validation, and those that they are compared with."""
+        if self._live is None:
+            return
         numbers = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
-        self._metrics = {k: v for k, v in numbers.items() if k not in NO_METRIC}
+        own = {k: v for k, v in numbers.items() if k not in NO_METRIC}
+        self._metrics = self._yardsticks.rows(own, step_of(runner))
 
     def after_train(self, runner: Runner) -> None:
         """Draw the end."""
@@ -116,7 +125,7 @@ def scalars(runner: Runner) -> dict[str, float]:
 
 
 def view(
-    numbers: Mapping[str, float], done: int, of: int, metrics: Mapping[str, float], doing: str = ''
+    numbers: Mapping[str, float], done: int, of: int, metrics: Rows, doing: str = ''
 ) -> RenderableType:
     """Progress, and a block each for the task, the methods, their levels and the last validation.
 
@@ -124,7 +133,7 @@ def view(
         numbers: of training, by key of the log.
         done: iterations.
         of: how many there will be.
-        metrics: of the last validation.
+        metrics: of the last validation, with a heading; see :class:`Yardsticks`.
         doing: what else is going on.
     """
     left = timedelta(seconds=round(numbers.get('time', 0.0) * (of - done)))
@@ -134,7 +143,7 @@ def view(
     if levels := levels_of(blocks.get('levels', [])):
         panels.append(Panel(_level_grid(levels), title='levels'))
     if metrics:
-        panels.append(Panel(_grid(list(metrics.items())[:10]), title='validation'))
+        panels.append(Panel(_table(metrics[: SHOWN + 1]), title='validation'))
     head = Table.grid()
     head.add_row(Text(line))
     head.add_row(ProgressBar(total=max(of, 1), completed=done, width=60))
@@ -171,7 +180,16 @@ def levels_of(rows: list[tuple[str, float]]) -> dict[str, dict[str, float]]:
 def _grid(rows: list[tuple[str, float]]) -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, value in rows:
-        grid.add_row(name, Text(f'{value:.4g}', justify='right'))
+        shown = f'{100 * value:.1f} %' if section_of(name) == 'shares' else f'{value:.4g}'
+        grid.add_row(name, Text(shown, justify='right'))
+    return grid
+
+
+def _table(rows: Rows) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for number, row in enumerate(rows):
+        style = '' if number else 'dim'
+        grid.add_row(*(Text(t, style, justify='right' if i else 'left') for i, t in enumerate(row)))
     return grid
 
 

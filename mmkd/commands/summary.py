@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..collectives import rank
 from ..core.distiller import Distiller, student_class, untouched_randomness
 from ..core.method import Method
+from ..core.schedules import build_schedule
 from ..core.teacher import Teacher
 from ..errors import InputError
 from ..family.running import Probe, probe
 from ..family.taps import Tap
 from ..files.writing import write_whole
-from ..training.method_optimizers import bare
+from ..registry import SCHEDULES
+from ..training.method_optimizers import bare, teachers_of
+from .alarms import AlarmHook, batch_size
 from .arms import installed, machine
+from .first_iterations import ENOUGH, Clock, measured
+from .first_iterations import rows_of as measured_rows
+from .teacher_check import TeacherCheckHook
 
 SUMMARY = 'summary.json'
 Content = dict[str, Any]
@@ -41,10 +48,14 @@ Content = dict[str, Any]
 class SummaryHook(Hook):
     """Says what is trained with what, and writes it, how far it is and what came out beside the checkpoints."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, alarms: AlarmHook | None = None, guide: TeacherCheckHook | None = None
+    ) -> None:
         self.content: Content = {}
         self._path = Path()
-        self._begin = 0.0
+        self._begin, self._start = 0.0, 0
+        self._alarms, self._guide = alarms or AlarmHook(), guide or TeacherCheckHook()
+        self._clocks: dict[str, Clock] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Look at what has been built, and say it."""
@@ -54,6 +65,27 @@ class SummaryHook(Hook):
         self.content = overview(runner)
         print_log('\n' + shown(self.content), 'current')
         self._write(state='running')
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to time the teachers."""
+        self._start = runner.iter
+        for name, guide in teachers_of(runner).items() if self.content else ():
+            self._clocks[name] = Clock(guide.observe)
+            guide.observe = self._clocks[name]  # type: ignore[method-assign, assignment]
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Say what only a running training tells, once."""
+        done = runner.iter + 1
+        if not self.content or done != min(self._start + ENOUGH, runner.max_iters):
+            return
+        for name, guide in teachers_of(runner).items():
+            if vars(guide).get('observe') is self._clocks.get(name):
+                del guide.observe
+        found = measured(runner, self._clocks)
+        print_log('\n' + table_of(measured_rows(found)), 'current')
+        self._write(measured=found)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Keep the numbers of the last validation."""
@@ -79,6 +111,9 @@ class SummaryHook(Hook):
         if not self.content:
             return
         self.content |= news | dict(seconds=round(time.time() - self._begin))
+        self.content['warnings'] = [*self._guide.said, *self._alarms.said]
+        if self._guide.found is not None:
+            self.content['teacher_check'] = asdict(self._guide.found)
         try:
             write_whole(self._path, (json.dumps(self.content, indent=1) + '\n').encode())
         except (OSError, InputError) as error:  # training itself goes on
@@ -128,12 +163,6 @@ def overview(runner: Runner) -> Content:
     return found
 
 
-def batch_size(loader: Any) -> int | None:
-    """How many images a rank has in a batch; None where a sampler of its own decides."""
-    own = getattr(loader, 'batch_size', None)
-    return own or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
-
-
 def network(model: nn.Module) -> Content:
     """A network's class and size; of a Distiller the student's, without what is added for training."""
     kind = student_class(model) if isinstance(model, Distiller) else type(model)
@@ -161,16 +190,36 @@ def macs(model: Any, seen: Probe) -> Content | None:
 
 def method_of(method: Method, seen: Probe, options: Mapping[str, Any]) -> Content:
     """What a method reads and weighs."""
-    weight = options.get('weight')
     given = {k: v for k, v in options.items() if k not in ('type', 'weight')}
     return dict(
         type=type(method).__name__,
-        weight=str(method.weight(0.0) if weight is None else weight),
-        options={name: str(value) for name, value in given.items()},
+        weight=weight_words(method, options.get('weight')),
+        options={name: option_words(value) for name, value in given.items()},
         parameters=sum(p.numel() for p in method.parameters()),
         student_taps=[tap_words(tap, seen.shapes.get(tap, [])) for tap in method.student_taps],
         teacher_taps=[tap.at for tap in method.teacher_taps],
     )
+
+
+def weight_words(method: Method, given: Any) -> str:
+    """A method's weight: a number, its schedule, or what it follows."""
+    if method.share is not None:
+        return f"auto: {method.weight(0.0):g} of the task's gradient at its taps"
+    return str(method.weight(0.0)) if given is None else option_words(given)
+
+
+def option_words(value: Any) -> str:
+    """An option; of a schedule what it gives.
+
+    >>> option_words(dict(type='Ramp', value=2.0, until=0.5))
+    'Ramp: 0 at the start, 2 half way, 2 at the end'
+    """
+    kind = value.get('type') if isinstance(value, Mapping) else None
+    if str(kind).removeprefix('mmkd.') not in SCHEDULES.module_dict or 'Share' in str(kind):
+        return str(value)
+    schedule = build_schedule(value)
+    start, middle, end = (f'{schedule(at):g}' for at in (0.0, 0.5, 1.0))
+    return f'{kind}: {start} at the start, {middle} half way, {end} at the end'
 
 
 def tap_words(tap: Tap, shapes: Iterable[Size]) -> str:
@@ -186,10 +235,15 @@ def tap_words(tap: Tap, shapes: Iterable[Size]) -> str:
 
 
 def shown(content: Content, terminal: bool | None = None) -> str:
-    """The overview as a table on a terminal, as plain lines elsewhere."""
+    """The overview."""
+    return table_of(rows_of(content), terminal)
+
+
+def table_of(rows: Iterable[tuple[str, str]], terminal: bool | None = None) -> str:
+    """A table on a terminal, plain lines elsewhere."""
     terminal = sys.stdout.isatty() if terminal is None else terminal
     table = Table(box=ROUNDED if terminal else None, show_header=False)
-    for row in rows_of(content):
+    for row in rows:
         table.add_row(*row)
     console = Console(file=io.StringIO(), width=120, record=True)
     console.print(table)

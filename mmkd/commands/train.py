@@ -18,6 +18,7 @@ from ..files.writing import latest_checkpoint
 from ..training.data_faults import FaultHook, answered
 from ..training.resume import ResumeHook
 from ..training.sharding import ShardingHook
+from .alarms import AlarmHook
 from .live import LiveHook
 from .overrides import nested, override
 from .runner import (
@@ -29,6 +30,8 @@ from .runner import (
     wrong_config,
 )
 from .summary import SummaryHook
+from .teacher_check import refuse_wrong_check
+from .yardsticks import YardstickHook, Yardsticks
 
 OTHER_ENGINES = ('FlexibleRunner', 'MMFullyShardedDataParallel')
 
@@ -49,6 +52,7 @@ def training_config(
     auto_scale_lr: bool = False,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
+    check_teacher: int | None = None,
 ) -> Config:
     """The config that ``tools/train.py`` trains; every wrong input is answered here or while the Runner builds.
 
@@ -66,6 +70,7 @@ def training_config(
         auto_scale_lr: scale the learning rate with the batch size as the config says.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         trust_checkpoint: unpickle checkpoints without restriction.
+        check_teacher: evaluate the teacher on so many validation images first; 0 for not.
     """
     cfg = load_config(config)
     override(cfg, cfg_options)
@@ -81,6 +86,9 @@ def training_config(
         add_hook(cfg, 'mmkd.WeighByScore')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or default_work_dir(config, method)
+    if check_teacher is not None:
+        cfg.check_teacher = check_teacher
+    refuse_wrong_check(cfg)
     _set_resume(cfg, resume)
     if amp:
         _set_amp(cfg)
@@ -93,9 +101,19 @@ def training_config(
     return cfg
 
 
-def train(cfg: Config, trust_checkpoint: bool = False) -> None:
-    """Train a config to its end; what is killed on the way can be resumed exactly."""
-    faults, summary, live = FaultHook(), SummaryHook(), LiveHook()
+def train(cfg: Config, trust_checkpoint: bool = False, baseline: str | None = None) -> None:
+    """Train a config to its end; what is killed on the way can be resumed exactly.
+
+    Args:
+        cfg: of :func:`training_config`.
+        trust_checkpoint: unpickle checkpoints without restriction.
+        baseline: the work dir of the student alone, whose metrics are shown beside.
+    """
+    yardsticks = Yardsticks(baseline=None if baseline is None else Path(baseline))
+    yardsticks.refuse_no_baseline()
+    faults, alarms = FaultHook(), AlarmHook()
+    summary, live = SummaryHook(alarms, yardsticks.guide), LiveHook(yardsticks=yardsticks)
+    others = (yardsticks.guide, alarms, YardstickHook(yardsticks))
     with (
         summary.told(),
         live.ended(),
@@ -103,7 +121,7 @@ def train(cfg: Config, trust_checkpoint: bool = False) -> None:
         trusting(trust_checkpoint),
     ):
         runner = build_runner(cfg)
-        register_hooks(runner, ResumeHook, ShardingHook, faults, summary, live)
+        register_hooks(runner, ResumeHook, ShardingHook, faults, *others, summary, live)
         check_weights(cfg, runner, trust_checkpoint)
         runner.train()
 

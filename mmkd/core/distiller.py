@@ -14,7 +14,7 @@ import inspect
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from ..files.safety import protect
 from ..registry import MODELS
 from .engine import Distillation
 from .method import build_method
-from .options import check_options
+from .options import AtLeast, check_options
+from .shares import EVERY
 from .teacher import Teacher
 
 
@@ -79,6 +80,7 @@ def build_distiller(
     skip_nonfinite: int = 0,
     image_size: int | None = None,
     labels: bool = True,
+    share_every: Annotated[int, AtLeast(0)] = EVERY,
 ) -> nn.Module:
     """Build a Distiller from its config.
 
@@ -92,9 +94,12 @@ def build_distiller(
         image_size: the size of square image at which the networks are dry-run first; then sizes are tried that
             the networks state, 128, 224 and 384. ``mmkd.distill`` takes it from the config's test pipeline.
         labels: False turns the student's own losses off, so that images without labels will do.
+        share_every: see :class:`Distillation`.
     """
     protect()
-    given = dict(student=student, check_gradients=check_gradients, labels=labels)
+    given = dict(
+        student=student, check_gradients=check_gradients, labels=labels, share_every=share_every
+    )
     check_options('Distiller', build_distiller, given)
     config = ConfigDict(copy.deepcopy(dict(student)))
     if data_preprocessor is not None:
@@ -106,7 +111,15 @@ def build_distiller(
         built = {name: build_method(name, cfg) for name, cfg in _checked(methods).items()}
         _refuse_idle_teachers(teachers, built)
         distillation = Distillation(
-            model, config, teachers, built, check_gradients, skip_nonfinite, image_size, labels
+            model,
+            config,
+            teachers,
+            built,
+            check_gradients,
+            skip_nonfinite,
+            image_size,
+            labels,
+            share_every,
         )
     model.__class__ = distilled(type(model))  # type: ignore[arg-type]
     model.distillation = distillation

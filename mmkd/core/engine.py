@@ -26,10 +26,12 @@ from .checks import (
     tensors_of,
     totals_of,
 )
+from .likeness import class_difference
 from .listening import listens_to
 from .method import Method
 from .readings import Readings
 from .schedules import progress
+from .shares import EVERY, Shares
 from .silence import Silence
 from .step import Side, Step
 from .teacher import Teacher
@@ -58,6 +60,7 @@ class Distillation(nn.Module):
             rank; the next one stops training. Buffers of the student are put back.
         image_size: the size of image at which dry runs are tried first.
         labels: whether the student's own losses are trained; without them only what the taps depend on is.
+        share_every: iterations between two measurements of each method's gradient share; 0 for none.
     """
 
     def __init__(
@@ -70,13 +73,14 @@ class Distillation(nn.Module):
         skip_nonfinite: int = 0,
         image_size: int | None = None,
         labels: bool = True,
+        share_every: int = EVERY,
     ) -> None:
         super().__init__()
         if not isinstance(skip_nonfinite, int) or skip_nonfinite < 0:
             raise InputError(f'skip_nonfinite={skip_nonfinite!r}; needed: a whole number from 0 on')
         if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
             raise InputError(f'image_size={image_size!r}; needed: a number of pixels, or None')
-        self.teachers = dict(teachers)
+        self.teachers, self.shares = dict(teachers), Shares(share_every)
         self.check_gradients, self.labels = check_gradients, labels
         self.skip_nonfinite, self.skipped = skip_nonfinite, 0
         self.skipping = False
@@ -107,14 +111,14 @@ class Distillation(nn.Module):
         weights = {name: method.weight(now) for name, method in self.methods.items()}
         active = {name: m for name, m in self.methods.items() if weights[name] > 0}
         if not (self.labels or active):
-            self._start()
+            self._start(student)
             return self._touched(nothing(student), now)
         buffers = [(b, b.clone()) for b in student.buffers()] if self.skip_nonfinite else []
         with self._captured(student, active, inputs, samples) as features:
             losses = dict(task()) if self.labels else {}
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
         self._probed.overwritten |= features.overwritten()
-        self._start()
+        self._start(student)
         if self.labels and not self._finite(losses, self._verdicts[0]):
             return self._left_out(inputs, buffers)
         terms: Losses = {}
@@ -131,7 +135,9 @@ class Distillation(nn.Module):
         if terms and not self._finite(terms, self._verdicts[1]):
             return self._left_out(inputs, buffers)
         self._check_reaching(terms, features)
-        return self._touched(losses | terms, now)
+        if self.labels and active and self.shares.due(active):
+            self.shares.measure(losses, terms, {n: m.tapped(features) for n, m in active.items()})
+        return self._touched(losses | terms | self.shares.of(active), now)
 
     def idle_parameters(self, now: float) -> list[nn.Parameter]:
         """The methods' parameters that have no part in the losses at a point of training."""
@@ -302,13 +308,13 @@ class Distillation(nn.Module):
                 buffer.copy_(before)
         return {'loss_left_out': inputs.new_zeros((), requires_grad=True)}
 
-    def _start(self) -> None:
+    def _start(self, student: nn.Module) -> None:
         """When the first batch comes: what could not be known at construction."""
         self.skipping = False
         if self._started:
             return
         self._started = True
-        self._report_classes()
+        self._report_classes(student)
         if self.skip_nonfinite and not self.optimizers_installed:
             raise InputError(
                 f'skip_nonfinite={self.skip_nonfinite}: no hook leaves iterations out; add '
@@ -322,12 +328,12 @@ class Distillation(nn.Module):
                 'and mmkd.distill do so), or optimizer=None to train it with the student'
             )
 
-    def _report_classes(self) -> None:
+    def _report_classes(self, student: nn.Module) -> None:
         meta = MessageHub.get_current_instance().get_info('dataset_meta') or {}
         ours = tuple(str(name) for name in meta.get('classes') or ())
         for teacher in self.teachers.values():
-            if ours and teacher.classes and teacher.classes != ours:
-                print_log(_class_difference(teacher, ours), 'current', logging.WARNING)
+            if said := class_difference(student, teacher.model, ours, teacher.classes or ()):
+                print_log(f'{teacher.owner} {said}', 'current', logging.WARNING)
 
     def _refuse_name(self, name: str) -> None:
         if not name.isidentifier() or 'loss' in name or hasattr(self, name):
@@ -375,13 +381,3 @@ def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:
         for ours, theirs in zip(method.student_taps, method.teacher_taps)
         if in_roi_head(theirs)
     ]
-
-
-def _class_difference(teacher: Teacher, ours: tuple[str, ...]) -> str:
-    theirs = teacher.classes or ()
-    lines = [
-        f'{teacher.owner} was trained on {len(theirs)} classes, the training data has {len(ours)}'
-    ]
-    changed = [f'{i}: {t!r} -> {o!r}' for i, (t, o) in enumerate(zip(theirs, ours)) if t != o]
-    lines += [f'differing names (teacher -> data): {", ".join(changed[:5])}'] if changed else []
-    return '; '.join(lines)

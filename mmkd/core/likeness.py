@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
-from ..family.heads import head_kind, is_sigmoid, logit_head
+from ..family.heads import class_count, head_kind, is_sigmoid, logit_head
 from ..family.masks import has_roi_masks
+from ..family.stages import task_of
 from ..family.taps import Tap
 from .levels import levels_of
 from .step import Side
@@ -129,3 +130,29 @@ def refuse_unlike_heads(student: Any, teacher: Any) -> None:
             f'DPK: logits: the student has {counts[0]} classes, the teacher {counts[1]} (None: no '
             'head with classes); take a teacher of the same classes, or logits=0'
         )
+
+
+def class_difference(
+    student: nn.Module, teacher: nn.Module, ours: tuple[str, ...], theirs: tuple[str, ...]
+) -> str | None:
+    """What a teacher has other classes than the training data, in words; None if it has the same.
+
+    Args:
+        student: its head tells how many classes there are where nothing names them.
+        teacher: likewise; of a teacher of another task nothing is said.
+        ours: the names of the training data; none if it has none.
+        theirs: the names in the teacher's checkpoint; likewise.
+    """
+    if task_of(student) != task_of(teacher) or (ours and ours == theirs):
+        return None
+    counts = [
+        len(names) or class_count(model)[1] for names, model in ((theirs, teacher), (ours, student))
+    ]
+    changed = [f'{i}: {t!r} -> {o!r}' for i, (t, o) in enumerate(zip(theirs, ours)) if t != o]
+    if None in counts or (counts[0] == counts[1] and not changed):
+        return None
+    names = f'; differing names (teacher -> data): {", ".join(changed[:5])}' if changed else ''
+    return (
+        f'was trained on {counts[0]} classes, the training data has {counts[1]}{names}. Features can be '
+        'compared nevertheless; for scores (kd, dist, dkd) take a teacher of the same classes'
+    )

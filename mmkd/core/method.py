@@ -12,13 +12,13 @@ from torch import Size, Tensor, nn
 from ..errors import InputError, nearest, refuse_unknown
 from ..family.heads import class_count
 from ..family.stages import backbone_of, both_maps, stage_taps, task_of
-from ..family.taps import Features, Tap, flatten, has_modules, parse_taps
+from ..family.taps import Features, Tap, has_modules, parse_taps
 from ..necks.adapters import Adapter, as_map, as_maps
 from ..registry import MODELS
 from .levels import levels_of, pair_by_stride, sizes_at
 from .options import Checked, Has, ReadBy, annotations_of
 from .schedules import Schedule, Weight, build_schedule
-from .shares import SHARE, GradientShare, gradient_norms
+from .shares import SHARE, GradientShare, gradient_norms, total
 from .step import Side, Step
 
 Taps = Annotated[Any, ReadBy(parse_taps, 'a tap or a list of taps')]
@@ -137,13 +137,17 @@ class Method(Checked, nn.Module):
         if self.share is None:
             return dict.fromkeys(losses, weight)
         if self.share.advance() and torch.is_grad_enabled():
-            tapped = [t for tap in self.student_taps for t in features[tap] if t.requires_grad]
-            parts = [t.sum() for name in task if 'loss' in name for t in flatten(task[name])]
-            self.share.learn(gradient_norms(torch.stack(parts).sum(), losses, tapped), weight)
+            norms = gradient_norms(total(task), losses, self.tapped(features))
+            self.share.learn(norms, weight)
         factors = self.share.factors(losses)
         for term, factor in factors.items():
             values[term.replace('loss', 'weight')] = losses[term].new_tensor(factor)
         return factors
+
+    def tapped(self, features: Features) -> list[Tensor]:
+        """What passed at the student's taps and takes a gradient."""
+        passed = [tap for tap in self.student_taps if features.passed(tap)]
+        return [t for tap in passed for t in features[tap] if t.requires_grad]
 
 
 class FeatureMethod(Method):

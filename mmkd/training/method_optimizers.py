@@ -37,6 +37,8 @@ FORMS = 'teacher_forms'
 """Where a checkpoint keeps in which form each teacher runs, so that a resume measures nothing."""
 SHARES = 'method_shares'
 """Where a checkpoint keeps the weights that follow gradients."""
+MEASURED = 'gradient_shares'
+"""Where a checkpoint keeps the gradient shares that were measured last."""
 
 
 @HOOKS.register_module()
@@ -117,6 +119,8 @@ class DistillationHook(Hook):
         shares = {name: m.share.state() for name, m in methods.items() if m.share is not None}
         if shares:
             checkpoint[SHARES] = shares
+        if methods:
+            checkpoint[MEASURED] = on_cpu(bare(runner).distillation.shares.state())
         checkpoint[FORMS] = {
             name: asdict(teacher.form)
             for name, teacher in teachers_of(runner).items()
@@ -135,6 +139,8 @@ class DistillationHook(Hook):
                 method.resume_training(on_cpu(state))
             if method.share is not None and name in checkpoint.get(SHARES, {}):
                 method.share.resume(checkpoint[SHARES][name])
+        if MEASURED in checkpoint:
+            bare(runner).distillation.shares.resume(on_cpu(checkpoint[MEASURED]))
         for name, form in checkpoint.get(FORMS, {}).items():
             if teachers_of(runner)[name].free:
                 teachers_of(runner)[name].take(Form(**form))

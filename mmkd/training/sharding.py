@@ -115,7 +115,8 @@ def shard(
     for average in averages:
         _share_average(average, after)
     if isinstance(model, Distiller):
-        model.distillation.check_gradients = False  # it would run parts of the backward too early
+        # both would run parts of the backward too early
+        model.distillation.check_gradients, model.distillation.shares.every = False, 0
         for teacher in model.distillation.teachers.values() if options.teacher == 'shard' else []:
             _shard_teacher(teacher, options)
 

@@ -1,4 +1,4 @@
-"""Weights by gradient share: against gradients of parameters and features measured by hand."""
+"""Gradient shares, and weights by them: against gradients at features measured by hand."""
 
 import math
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mmkd import InputError, Method, Tap
-from mmkd.core.shares import SHARE, GradientShare, gradient_norms
+from mmkd.core import shares
+from mmkd.core.shares import EARLY, SHARE, GradientShare, Shares, gradient_norms
 
 
 def norms(**ratios):
@@ -189,3 +190,116 @@ def test_methods_with_ramps_of_their_own_are_refused(method):
         InputError, match=f"{method}: weight='auto': its terms have ramps of their own"
     ):
         h.distiller(h.classifier(), own=dict(type=f'mmkd.{method}', weight='auto'))
+
+
+# -- measured for every method ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('family', ['classifier', 'retinanet'])
+@pytest.mark.parametrize(
+    'method', [dict(type='mmkd.PKD', weight=3.0), dict(type='mmkd.KD', weight=0.5), dict(type='mmkd.VFM')]
+)  # fmt: skip
+def test_a_share_is_the_methods_part_of_both_gradients_at_its_taps(family, method):
+    config = h.FAMILIES[family]
+    model = h.distiller(config(), h.widened(config()), own=method, kd=dict(type='mmkd.KD'))
+    watch(model, model.distillation.methods['own'])
+    losses = h.losses_of(model, family)
+    task = torch.stack([t.sum() for k, v in losses.items() if 'loss' in k and '/' not in k
+                        for t in (v if isinstance(v, list) else [v])]).sum()  # fmt: skip
+    mine = sum(v for k, v in losses.items() if k.startswith('own/loss'))
+    lengths = []
+    for loss in (mine, task):
+        found = torch.autograd.grad(loss, model.seen, retain_graph=True, allow_unused=True)
+        lengths.append(torch.cat([g.flatten() for g in found if g is not None]).norm().item())
+    assert losses['own/share'].item() == pytest.approx(lengths[0] / sum(lengths), rel=1e-4)
+    assert 0 < losses['own/share'] < 1
+    assert losses['kd/share'] != losses['own/share']
+    assert not losses['own/share'].requires_grad
+
+
+def test_it_is_measured_early_then_seldom_and_holds_in_between():
+    share, x, seen = Shares(), torch.ones(1, requires_grad=True), []
+    for iteration in range(1, 251):
+        names = ['a'] if iteration < 133 else ['a', 'late']
+        if share.due(names):
+            seen.append(iteration)
+            terms = {f'{name}/loss': iteration * x.sum() for name in names}
+            share.measure({'loss_cls': x.sum()}, terms, {name: [x] for name in names})
+        held = {name: pytest.approx(seen[-1] / (seen[-1] + 1)) for name in names}
+        assert share.of(names) == {f'{name}/share': value for name, value in held.items()}
+    assert seen == [*EARLY, 100, 133, 200]
+
+
+def gradients(config, every):
+    model = h.distiller(
+        config(), h.widened(config()), pkd=dict(type='mmkd.PKD'), kd=dict(type='mmkd.KD')
+    )
+    model.distillation.shares.every = every
+    found = h.losses_of(model, 'retinanet')
+    model.parse_losses(found)[0].backward()
+    return found, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def test_measuring_changes_no_bit_of_training():
+    measured, ours = gradients(h.retinanet, 1)
+    plain, theirs = gradients(h.retinanet, 0)
+    assert measured.keys() - plain.keys() == {'pkd/share', 'kd/share'}
+    assert all(a.equal(b) for a, b in zip(ours, theirs))
+
+
+def test_where_nothing_can_be_compared_there_is_no_share():
+    model = h.distiller(h.classifier(), h.classifier(), pkd=dict(type='mmkd.PKD'), labels=False)
+    assert 'pkd/share' not in h.losses_of(model, 'classifier')
+    share, x = Shares(), torch.ones(2, requires_grad=True)
+    share.measure(
+        {'loss': x.sum()}, {'a/loss': x.sum(), 'b/loss': x.sum()}, {'a': [x.clone()], 'b': [x]}
+    )
+    assert [*share.of(['a', 'b'])] == ['b/share']
+    assert [share.due(['a', 'b']) for _ in range(2)] == [True, False]  # a is not tried anew
+    share.measure({'loss': 0 * x.sum()}, {'b/loss': 0 * x.sum()}, {'b': [x]})
+    assert share.of(['b'])['b/share'] == 0
+
+
+def test_in_half_precision_small_gradients_count():
+    x = torch.ones(4, dtype=torch.float16, requires_grad=True)
+    share = Shares()
+    share.measure(
+        {'loss': (1e-8 * x.float()).sum()}, {'a/loss': (3e-8 * x.float()).sum()}, {'a': [x]}
+    )
+    assert share.of(['a'])['a/share'].item() == pytest.approx(0.75, rel=0.05)
+
+
+def test_a_network_whose_backward_pass_cannot_be_run_in_parts_trains_without(monkeypatch):
+    said = []
+    monkeypatch.setattr(shares, 'print_log', lambda text, *rest: said.append(text))
+    student = h.classifier()
+    student.backbone.with_cp = True
+    tap = dict(type='mmkd.FitNet', tap='backbone.layer1', weight=1.0)
+    model = h.distiller(student, h.widened(h.classifier()), fitnet=tap)
+    model.train()
+    model.distillation.shares.every = 1
+    for _ in range(2):
+        losses = h.losses_of(model, 'classifier')
+        model.parse_losses(losses)[0].backward()
+    assert 'fitnet/share' not in losses
+    assert len(said) == 1
+    assert said[0].startswith('gradient shares are not measured: ')
+
+
+def test_a_resumed_measurement_goes_on():
+    one, two, x = Shares(), Shares(), torch.ones(1, requires_grad=True)
+    for share, last in ((one, 14), (two, 12)):
+        for iteration in range(1, last):
+            if share.due(['a']):
+                share.measure({'loss': x.sum()}, {'a/loss': iteration * x.sum()}, {'a': [x]})
+    again = Shares()
+    again.resume(two.state())
+    assert not again.due(['a'])
+    assert not again.due(['a'])
+    assert again.state() == one.state()
+
+
+def test_how_often_is_an_option():
+    with pytest.raises(InputError, match=r'share_every=-1; needed: a whole number >= 0'):
+        h.build(dict(type='mmkd.Distiller', student=h.classifier(), methods={}, share_every=-1,
+                     _scope_='mmkd'))  # fmt: skip

@@ -113,6 +113,11 @@ def test_weights_that_follow_gradients_go_on(shapes, tmp_path):
     assert share['seen'] == 8
     resumed = run(cfg, tmp_path / 'resumed', str(tmp_path / 'epoch_1.pth'))
     assert resumed.model.distillation.methods['pkd'].share.state() == share
+    measured = [r.model.distillation.shares.state() for r in (straight, resumed)]
+    assert measured[0] == measured[1]
+    assert measured[0]['seen'] == 8
+    logged = [r.message_hub.get_scalar('train/pkd/share').data[0] for r in (straight, resumed)]
+    assert logged[0].tolist() == logged[1].tolist()
     same(straight, resumed)
 
 

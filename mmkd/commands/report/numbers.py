@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import InputError, nearest
-from ..arms import ALONE
-from ..compare import METRICS
+from ..arms import ALONE, METRICS
 from ..verdicts import Difference, Row, difference, rows_of
 from .runs import Training
 
