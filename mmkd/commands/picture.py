@@ -34,11 +34,15 @@ class Box:
         name: its class.
         place: left, top, width, height.
         score: None for an object.
+        area: of an object, where it is not that of the box.
+        crowd: whether it is none that must be found.
     """
 
     name: str
     place: tuple[float, float, float, float]
     score: float | None = None
+    area: float | None = None
+    crowd: bool = False
 
 
 @dataclass

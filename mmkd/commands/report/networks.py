@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from ...errors import InputError
 from ...family.building import build_model, load_config, model_config
 from ...family.heads import class_count
 from ...family.stages import task_of
-from ...files.checkpoints import load_fitting, load_weights, read_checkpoint, weights_of
+from ...files.checkpoints import PREFIX, load_fitting, load_weights, read_checkpoint, weights_of
 from ...files.safety import trusting
 from ..arms import ALONE
 from .numbers import Numbers
@@ -51,9 +53,19 @@ class Data:
         """The names of its classes."""
         return [str(name) for name in self.dataset.metainfo.get('classes') or ()]
 
-    def objects(self, place: int) -> list[Mapping[str, Any]]:
-        """The labelled objects of an image of a detector's data set."""
-        return self.dataset.get_data_info(place).get('instances', [])
+    @functools.cached_property
+    def areas(self) -> Mapping[Any, float]:
+        """Areas of objects by image and box, where a file in COCO's form has them: those of masks, say."""
+        path = Path(str(getattr(self.dataset, 'ann_file', '')))
+        if path.suffix != '.json' or not path.is_file():
+            return {}
+        content = json.loads(path.read_text())
+        objects = content.get('annotations', []) if isinstance(content, dict) else []
+        return {
+            (one['image_id'], *map(round, one['bbox'])): one['area']
+            for one in objects
+            if 'area' in one
+        }
 
     def file(self, place: int) -> str:
         """Where an image lies; empty where it is no file."""
@@ -132,22 +144,23 @@ def chosen_trainings(
 
 def load_networks(alone: Training | None, distilled: Training, trust: bool = False) -> Networks:
     """Build what two trainings have trained, with the last weights of each."""
-    cfg = load_config(config_file(distilled))
-    weights, said = last_weights(distilled, trust), [of_checkpoint(distilled)]
-    whole, missing = cfg.model, ''
+    cfg, path, missing = load_config(config_file(distilled)), last_checkpoint(distilled), ''
+    content = read_checkpoint(path, trust=trust)
     try:
         with trusting(trust):
-            student: Any = build_model({**whole, **_preprocessor(cfg)})
-        load_weights(student, weights)
+            student: Any = build_model({**cfg.model, **_preprocessor(cfg)})
+        load_weights(student, weights_of(content))
+        load_fitting(student.distillation, _added(content), path)
     except InputError as error:  # above all a teacher that is not here any more
         missing, student = str(error), build_model(model_config(cfg))
-        load_fitting(student, weights, last_checkpoint(distilled))
+        load_fitting(student, weights_of(content), path)
     networks = Networks(student, None, getattr(student, 'distillation', None), missing)
     if alone is not None:
         networks.alone = build_model(model_config(load_config(config_file(alone))))
-        load_fitting(networks.alone, last_weights(alone, trust), last_checkpoint(alone))
-        said.insert(0, of_checkpoint(alone))
-    networks.said = ', '.join(said)
+        path = last_checkpoint(alone)
+        load_fitting(networks.alone, weights_of(read_checkpoint(path, trust=trust)), path)
+    used = [training for training in (alone, distilled) if training is not None]
+    networks.said = ', '.join(f'{t.folder.name}/{last_checkpoint(t).name}' for t in used)
     for network in (networks.distilled, networks.alone):
         if network is not None:
             network.to(get_device())
@@ -161,6 +174,12 @@ def _preprocessor(cfg: Config) -> dict[str, Any]:
     if cfg.get('data_preprocessor') is not None and 'data_preprocessor' not in cfg.model:
         own['data_preprocessor'] = cfg.data_preprocessor
     return own
+
+
+def _added(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What distillation has added to the student: projections and the like."""
+    state = content['state_dict']
+    return {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
 
 
 def config_file(training: Training) -> str:
@@ -182,17 +201,6 @@ def last_checkpoint(training: Training) -> Path:
     if not path.is_file():
         raise InputError(f'{training.folder}: no checkpoint is there')
     return path
-
-
-def last_weights(training: Training, trust: bool) -> Mapping[str, torch.Tensor]:
-    """The weights of the last checkpoint."""
-    return weights_of(read_checkpoint(last_checkpoint(training), trust=trust))
-
-
-def of_checkpoint(training: Training) -> str:
-    """Which checkpoint of which training, in words."""
-    path = last_checkpoint(training)
-    return f'{training.folder.name}/{path.name}'
 
 
 def predictions(model: nn.Module, data: Data, name: str) -> Iterator[tuple[int, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import InputError
 from ..picture import Compared, caption_of, choose, draw_comparison, judge
 from .networks import Data
-from .tallies import Tally, objects_of
+from .tallies import Tally, objects_of, sure_boxes
 
 SCORE = 0.3
 """Boxes of at least this score are drawn and counted, whichever detector gives them."""
@@ -34,10 +34,9 @@ def compared_images(
         raise InputError('a training of the student alone is needed (--baseline DIR)')
     images = []
     for place in data.places:
-        objects = objects_of(data, place)
+        objects = [one for one in objects_of(data, place) if not one.crowd]
         judged = {
-            name: judge([b for b in of.boxes[place] if (b.score or 0) >= SCORE], objects)
-            for name, of in tallies.items()
+            name: judge(sure_boxes(of.boxes[place], SCORE), objects) for name, of in tallies.items()
         }
         images.append(Compared(data.file(place), objects, judged))
     chosen = choose(images, rows)
@@ -51,5 +50,15 @@ def drawn(chosen: list[Compared]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, 'picture.png')
         draw_comparison(picture, Path(), chosen, '')  # the page has the sentence
-        pixels = np.asarray(cv2.imread(str(picture)))
+        pixels = cropped(np.asarray(cv2.imread(str(picture))))
     return cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def cropped(pixels: np.ndarray, margin: int = 12) -> np.ndarray:
+    """A picture without the white below what is drawn.
+
+    >>> cropped(np.where(np.arange(90) == 5, 0, 255)[:, None, None]).shape
+    (18, 1, 1)
+    """
+    rows = np.flatnonzero((pixels < 255).any((1, 2)))
+    return pixels[: rows[-1] + 1 + margin]

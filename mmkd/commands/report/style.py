@@ -35,6 +35,7 @@ img { max-width: 100%; height: auto; border-radius: 6px; background: #fff; }
 .matrix td { padding: 3px 6px; text-align: center; border: 1px solid var(--line); min-width: 2.4em; }
 .matrix th { padding: 3px 8px 3px 0; } .matrix th span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .matrix tr:first-child th:not(.text) { text-align: center; vertical-align: bottom; padding: 3px; }
+.matrix { margin: 0 0 14px; }
 .maps { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 .maps p { margin: 10px 0 2px; font-size: .85rem; } .whole { display: block; height: 190px; }
 .level { display: grid; gap: 6px; grid-template-columns: repeat(3, minmax(0, 1fr)); }

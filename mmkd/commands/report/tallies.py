@@ -18,7 +18,7 @@ from .networks import Data
 
 BACKGROUND = 'background'
 """The row of boxes where nothing is, and the column of objects that nothing found."""
-SIZES = ('small', 'medium', 'large')
+SIZES = ('small objects', 'medium objects', 'large objects')
 IGNORED = 255
 """Pixels that segmentation leaves out."""
 
@@ -113,8 +113,9 @@ def tally_boxes(data: Data, samples: Iterable[tuple[int, Any]], score: float) ->
         ]
     truth = {place: objects_of(data, place) for place in boxes}
     confusion = np.zeros((len(names) + 1,) * 2, dtype=int)
-    for place, objects in truth.items():
-        confusion += confused([b for b in boxes[place] if (b.score or 0) >= score], objects, names)
+    for place, every in truth.items():
+        objects, sure = [o for o in every if not o.crowd], sure_boxes(boxes[place], score)
+        confusion += confused(sure, objects, names)
     return Tally(
         [*names, BACKGROUND], confusion, average_precisions(truth, boxes, names), 'AP', boxes
     )
@@ -131,12 +132,22 @@ def placed(corners: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def objects_of(data: Data, place: int) -> list[Box]:
-    """The objects of an image, those to be ignored left out."""
-    return [
-        Box(data.classes[one['bbox_label']], placed(one['bbox']))
-        for one in data.objects(place)
-        if not one.get('ignore_flag')
-    ]
+    """The objects of an image."""
+    info, found = data.dataset.get_data_info(place), []
+    for one in info.get('instances', []):
+        where, crowd = placed(one['bbox']), bool(one.get('ignore_flag'))
+        area = data.areas.get((info.get('img_id'), *map(round, where)))
+        found.append(Box(data.classes[one['bbox_label']], where, None, area, crowd))
+    return found
+
+
+def sure_boxes(boxes: Iterable[Box], score: float) -> list[Box]:
+    """The boxes of at least a score.
+
+    >>> sure_boxes([Box('ring', (0, 0, 1, 1), 0.2)], 0.3)
+    []
+    """
+    return [box for box in boxes if (box.score or 0.0) >= score]
 
 
 def confused(boxes: Sequence[Box], objects: Sequence[Box], names: Sequence[str]) -> np.ndarray:
@@ -167,7 +178,7 @@ def average_precisions(
 
     >>> ring = Box('ring', (0, 0, 10, 10))
     >>> average_precisions({0: [ring]}, {0: [Box('ring', (0, 0, 10, 10), 0.9)]}, ['ring', 'star'])
-    {'ring': 1.0, 'small': 1.0}
+    {'ring': 1.0, 'small objects': 1.0}
     """
     coco = COCO()
     coco.dataset = dict(
@@ -195,7 +206,8 @@ def _annotations(boxes: dict[int, list[Box]], names: Sequence[str]) -> list[dict
     return [
         dict(
             id=number, image_id=place, category_id=names.index(box.name), bbox=list(box.place),
-            area=box.place[2] * box.place[3], iscrowd=0, score=box.score or 0.0,
+            area=box.place[2] * box.place[3] if box.area is None else box.area,
+            iscrowd=int(box.crowd), score=box.score or 0.0,
         )
         for number, (place, box) in enumerate(every, 1)
     ]  # fmt: skip
