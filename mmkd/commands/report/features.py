@@ -37,6 +37,11 @@ class AsTapped(FeatureMethod):
 
     adapts = False
 
+    def default_taps(self, student: nn.Module) -> list[Tap]:
+        """Of detectors the neck, else every stage."""
+        usual = super().default_taps(student)
+        return usual if usual == [Tap('neck')] else stage_taps(student)
+
 
 @dataclass(frozen=True)
 class Level:
