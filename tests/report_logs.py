@@ -61,3 +61,88 @@ def trained(folder, score, *, distilled=True, epochs=2, until=2, **options):
         entries.append(validation(epoch, score * epoch / 2, ring=ring, star=score))
     model = DPK if distilled else "dict(type='RetinaNet')"
     return work_dir(folder, entries, model=model, epochs=epochs, **options)
+
+
+def with_networks(folder, shapes, family='retinanet', method='pkd'):
+    """Work dirs ``alone`` and ``distilled`` of a small network that is its own teacher."""
+    import helpers as h
+    import torch
+
+    from mmkd.config.conversion import distill
+    from mmkd.family.building import build_model, model_config
+
+    plain = h.runner_config(family, folder / 'work', shapes)
+    torch.manual_seed(0)
+    model = build_model(model_config(plain))
+    plain.dump(folder / 'teacher.py')
+    torch.save(dict(state_dict=model.state_dict()), folder / 'teacher.pth')
+    own = distill(plain, method, str(folder / 'teacher.py'), str(folder / 'teacher.pth'))
+    student = build_model({**own.model, '_scope_': own.default_scope, **preprocessor(own)})
+    student.load_state_dict(model.state_dict(), strict=False)
+    for name, cfg, network in (('alone', plain, model), ('distilled', own, student)):
+        place = trained(folder / name, 0.4, distilled=name == 'distilled')
+        cfg.dump(next(place.glob('*/vis_data/config.py')))
+        torch.save(dict(state_dict=network.state_dict()), place / 'epoch_2.pth')
+        (place / 'last_checkpoint').write_text(f'/elsewhere/{name}/epoch_2.pth')
+    return folder
+
+
+def preprocessor(cfg):
+    """What a Runner adds to a model."""
+    outer = cfg.get('data_preprocessor')
+    return {} if outer is None else dict(data_preprocessor=outer)
+
+
+def read(folder):
+    """The two trainings of :func:`with_networks`."""
+    return named(folder / 'alone', folder / 'distilled')
+
+
+def named(*folders):
+    """Trainings, called as on a page."""
+    from mmkd.commands.report.runs import name_arms, read_training
+
+    found = [read_training(folder) for folder in folders]
+    name_arms(found, [])
+    return found
+
+
+def moved_to_objects(data):
+    """A patch of a detector's class: it finds most objects, a little off, and takes some for another class."""
+    import random
+    from contextlib import contextmanager
+    from unittest import mock
+
+    import torch
+    from mmengine.structures import InstanceData
+
+    from mmkd.commands.report.tallies import objects_of
+
+    places = {data.dataset.get_data_info(p)['img_id']: p for p in data.places}
+
+    @contextmanager
+    def moved(kind):
+        plain = kind.predict
+
+        def predict(self, inputs, samples, rescale=True):
+            for sample in plain(self, inputs, samples, rescale):
+                rng, found = random.Random(sample.img_id), []
+                for one in objects_of(data, places[sample.img_id]):
+                    left, top, wide, high = one.place
+                    off = rng.uniform(-0.1, 0.1) * wide
+                    label = data.classes.index(one.name)
+                    label = label if rng.random() < 0.8 else (label + 1) % len(data.classes)
+                    box = [left + off, top, left + off + wide, top + high]
+                    found.append((box, rng.uniform(0.2, 0.9), label))
+                boxes, scores, labels = zip(*found)
+                sample.pred_instances = InstanceData(
+                    bboxes=torch.tensor(boxes),
+                    scores=torch.tensor(scores),
+                    labels=torch.tensor(labels),
+                )
+            return samples
+
+        with mock.patch.object(kind, 'predict', predict):
+            yield
+
+    return moved

@@ -34,11 +34,15 @@ class Box:
         name: its class.
         place: left, top, width, height.
         score: None for an object.
+        area: of an object, where it is not that of the box.
+        crowd: whether it is none that must be found.
     """
 
     name: str
     place: tuple[float, float, float, float]
     score: float | None = None
+    area: float | None = None
+    crowd: bool = False
 
 
 @dataclass
@@ -106,7 +110,7 @@ def compare_images(
         judged = {d: judge(of.get(image['id'], []), objects) for d, of in boxes.items()}
         images.append(Compared(image['file_name'], objects, judged))
     chosen = choose(images, rows)
-    return chosen, _caption(images, chosen, score)
+    return chosen, caption_of(images, chosen, score)
 
 
 def judge(boxes: Sequence[Box], objects: Sequence[Box]) -> Judged:
@@ -161,7 +165,8 @@ def _sides(images: Sequence[Compared]) -> tuple[list[Compared], list[Compared]]:
     return [i for i in order if i.gain > 0], [i for i in order if i.gain < 0]
 
 
-def _caption(images: Sequence[Compared], chosen: Sequence[Compared], score: float) -> str:
+def caption_of(images: Sequence[Compared], chosen: Sequence[Compared], score: float) -> str:
+    """How images were chosen, and how the detectors do on all of them."""
     every, shown = ([len(side) for side in _sides(some)] for some in (images, chosen))
     found = [d for d in DETECTORS if images and d in images[0].detectors]
     overall = {d: pooled(image.detectors[d] for image in images).f1 for d in found}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from html import escape
-from pathlib import Path
 
 from ...version import __version__
 from ..arms import ALONE
 from ..summary import shown
 from ..verdicts import HEADINGS, LEVEL, Row, cells, digits_for, notes_of
 from .charts import COLOURS, DASHES, SECTIONS, Chart, arms_of
+from .looks import Looks
+from .markup import card, said, table
 from .numbers import Change, Numbers, seconds_per_iteration
 from .runs import Training
 from .style import CSS, SCRIPT
@@ -32,7 +32,7 @@ class Page:
         charts: drawn.
         script: that fills the charts.
         library: that draws them.
-        picture: a PNG, and the sentence below it.
+        looks: what is shown of networks.
     """
 
     trainings: Sequence[Training]
@@ -40,15 +40,16 @@ class Page:
     charts: Sequence[Chart] = field(default_factory=list)
     script: str = ''
     library: str = ''
-    picture: tuple[Path, str] | None = None
+    looks: Looks = field(default_factory=Looks)
 
     def html(self) -> str:
         """The whole page."""
         parts = [
             self._head(),
             _worse(self.numbers),
+            self.looks.classes,
             _all_changes(self.numbers),
-            self._picture(),
+            *self.looks.others,
             self._arms(),
             f'<div class="charts">{"".join(map(_chart, self.charts))}</div>',
             _runs(self.trainings),
@@ -75,17 +76,6 @@ class Page:
         return (
             f'<header>{chips}<h1>{escape(headline(self.numbers, self.trainings))}</h1>{stopped}</header>'
             f'<section class="card">{body}</section>'
-        )
-
-    def _picture(self) -> str:
-        if self.picture is None:
-            return ''
-        path, caption = self.picture
-        data = base64.b64encode(path.read_bytes()).decode()
-        return _card(
-            'Where they differ',
-            f'<p class="dim">{escape(caption)}</p>'
-            f'<img alt="ground truth, alone, distilled, teacher" src="data:image/png;base64,{data}">',
         )
 
     def _arms(self) -> str:
@@ -137,7 +127,7 @@ def _verdict(numbers: Numbers, unit: str) -> str:
     return (
         f'<h2>{escape(str(numbers.metric))}</h2><p class="dim">At {unit} {numbers.step}, the last that all '
         "have validated; differences are taken seed by seed, with the interval of Student's t "
-        f'({LEVEL:.0%}).</p>{_table([heads[i] for i in ORDER], body)}<ul>{notes}</ul>'
+        f'({LEVEL:.0%}).</p>{table([heads[i] for i in ORDER], body)}<ul>{notes}</ul>'
     )
 
 
@@ -156,13 +146,13 @@ def _worse(numbers: Numbers) -> str:
         return ''
     worse = [change for change in numbers.changes if change.gain < 0]
     if not worse:
-        return _card('What became worse', '<p>Nothing of what validation measures.</p>')
-    return _card('What became worse', _changes(worse))
+        return card('What became worse', '<p>Nothing of what validation measures.</p>')
+    return card('What became worse', _changes(worse))
 
 
 def _all_changes(numbers: Numbers) -> str:
     better = [change for change in reversed(numbers.changes) if change.gain >= 0]
-    return _card('What became better, or stayed', _changes(better)) if better else ''
+    return card('What became better, or stayed', _changes(better)) if better else ''
 
 
 def _changes(changes: Sequence[Change]) -> str:
@@ -186,7 +176,7 @@ def _changes(changes: Sequence[Change]) -> str:
             + '</tr>'
         )
     heads = ['metric', 'change', f'{LEVEL:.0%} interval', 'alone', 'distilled', 'teacher']
-    return _table(heads, body)
+    return table(heads, body)
 
 
 def _chart(chart: Chart) -> str:
@@ -233,8 +223,8 @@ def _runs(trainings: Iterable[Training]) -> str:
             + '</tr>'
         )
     heads = ['work dir', 'arm', 'state', 'seed', 'progress', 's / iteration', 'time']
-    said = f'Written {datetime.now():%Y-%m-%d %H:%M} by mmkd {__version__}.'
-    return _card('Runs', _table(heads, body, texts=3) + f'<p class="dim">{said}</p>')
+    written = f'Written {datetime.now():%Y-%m-%d %H:%M} by mmkd {__version__}.'
+    return card('Runs', table(heads, body, texts=3) + said(written))
 
 
 def _configs(trainings: Sequence[Training]) -> str:
@@ -244,26 +234,13 @@ def _configs(trainings: Sequence[Training]) -> str:
         command = training.summary.get('command')
         versions = training.summary.get('versions') or {}
         text = getattr(training.config, 'pretty_text', '') or 'no config was dumped'
-        said = f'<p><code>{escape(command)}</code></p>' if command else ''
+        told = f'<p><code>{escape(command)}</code></p>' if command else ''
         if 'student' in training.summary:
-            said += f'<pre>{escape(shown(dict(training.summary), terminal=False))}</pre>'
+            told += f'<pre>{escape(shown(dict(training.summary), terminal=False))}</pre>'
         if versions:
-            said += (
-                f'<p class="dim">{escape(", ".join(f"{k} {v}" for k, v in versions.items()))}</p>'
-            )
+            told += said(', '.join(f'{k} {v}' for k, v in versions.items()))
         parts.append(
-            f'<details><summary>{escape(training.arm)}: config</summary>{said}<pre>{escape(text)}</pre>'
+            f'<details><summary>{escape(training.arm)}: config</summary>{told}<pre>{escape(text)}</pre>'
             '</details>'
         )
-    return _card('What was trained', ''.join(reversed(parts)))
-
-
-def _card(title: str, body: str) -> str:
-    return f'<section class="card"><h2>{escape(title)}</h2>{body}</section>'
-
-
-def _table(heads: Sequence[str], rows: Iterable[str], texts: int = 1) -> str:
-    head = ''.join(
-        f'<th{" class=text" if i < texts else ""}>{escape(h)}</th>' for i, h in enumerate(heads)
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return card('What was trained', ''.join(reversed(parts)))

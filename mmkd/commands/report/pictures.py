@@ -2,113 +2,63 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from mmengine.config import Config
+import cv2
+import numpy as np
 
 from ...errors import InputError
-from ...family.building import load_config
-from ..arms import ALONE
-from ..picture import compare_images, draw_comparison
-from ..rank_teachers import scoring_config
-from ..test import evaluate
-from .numbers import Numbers
-from .runs import Training
+from ..picture import Compared, caption_of, choose, draw_comparison, judge
+from .networks import Data
+from .tallies import Tally, objects_of, sure_boxes
 
 SCORE = 0.3
-"""Boxes of at least this score are drawn, whichever detector gives them."""
+"""Boxes of at least this score are drawn and counted, whichever detector gives them."""
+QUALITY = 85
+"""Of a JPEG; a photo as PNG is ten times as large."""
 
-Detector = tuple[str, str]
-"""A config and a checkpoint."""
 
-
-def draw_pictures(
-    trainings: Sequence[Training], numbers: Numbers, rows: int, picture: Path, trust: bool = False
-) -> str:
-    """Draw the images on which alone and distilled differ most, both ways in proportion; the sentence below.
+def compared_images(
+    data: Data, tallies: Mapping[str, Tally], rows: int
+) -> tuple[list[Compared], str]:
+    """The images on which alone and distilled differ most, both ways in proportion, and the sentence below.
 
     Args:
-        trainings: one of the student alone, and one that distils, are shown.
-        numbers: say which arm is the best.
-        rows: how many images.
-        picture: the PNG to write.
-        trust: unpickle checkpoints without restriction.
+        data: the images.
+        tallies: what ``alone``, ``distilled`` and ``teacher`` find on them.
+        rows: how many are shown.
     """
-    alone, distilled = pair_of(trainings, numbers)
-    cfg = load_config(config_file(distilled))
-    refuse_other_data(cfg)
-    detectors = dict(alone=trained(alone), distilled=trained(distilled))
-    teacher = teacher_of(distilled.config)
-    if teacher is not None:
-        detectors['teacher'] = teacher
-    boxes = {name: boxes_of(cfg, *of, trust) for name, of in detectors.items()}
-    coco = json.loads(Path(cfg.val_evaluator.ann_file).read_text())
-    chosen, caption = compare_images(coco, boxes, SCORE, rows)
-    data = cfg.val_dataloader.dataset
-    folder = Path(data.get('data_root') or '', (data.get('data_prefix') or {}).get('img', ''))
-    draw_comparison(picture, folder, chosen, '')  # the page has the sentence
-    return caption
+    if 'alone' not in tallies:
+        raise InputError('a training of the student alone is needed (--baseline DIR)')
+    images = []
+    for place in data.places:
+        objects = [one for one in objects_of(data, place) if not one.crowd]
+        judged = {
+            name: judge(sure_boxes(of.boxes[place], SCORE), objects) for name, of in tallies.items()
+        }
+        images.append(Compared(data.file(place), objects, judged))
+    chosen = choose(images, rows)
+    return chosen, caption_of(images, chosen, SCORE)
 
 
-def pair_of(trainings: Sequence[Training], numbers: Numbers) -> tuple[Training, Training]:
-    """A training of the best arm and one of the student alone, of one seed where there is one."""
-    rows = [row for row in numbers.rows if row.arm != ALONE]
-    best = max(rows, key=lambda row: row.mean, default=None)
-    others = [t for t in trainings if best is not None and t.arm == best.arm]
-    alone = [t for t in trainings if t.arm == ALONE]
-    if not others or not alone:
-        raise InputError(
-            '--pictures: needs a training that distils and one of the student alone (--baseline DIR), '
-            'both with a validation'
-        )
-    pairs = [(a, d) for d in others for a in alone if a.seed == d.seed]
-    return pairs[0] if pairs else (alone[0], others[0])
-
-
-def config_file(training: Training) -> str:
-    """The config that a training has dumped."""
-    files = sorted(training.folder.glob('*/vis_data/config.py'))
-    if not files:
-        raise InputError(f'--pictures: {training.folder}: no config was dumped there')
-    return str(files[-1])
-
-
-def trained(training: Training) -> Detector:
-    """The config and the last checkpoint of a training."""
-    note = training.folder / 'last_checkpoint'
-    name = Path(note.read_text().strip()).name if note.exists() else ''
-    checkpoint = training.folder / name
-    if not checkpoint.is_file():
-        raise InputError(f'--pictures: {training.folder}: no checkpoint is there')
-    return config_file(training), str(checkpoint)
-
-
-def teacher_of(config: Mapping[str, Any]) -> Detector | None:
-    """The config and the checkpoint of the only teacher; None where there are none or several, or no file."""
-    spec = (config.get('model') or {}).get('teacher') or {}
-    own, weights = str(spec.get('config')), str(spec.get('checkpoint'))
-    return (own, weights) if Path(own).is_file() and Path(weights).is_file() else None
-
-
-def refuse_other_data(cfg: Config) -> None:
-    """Stop where the boxes of a validation are not written in COCO's form."""
-    kind = cfg.val_evaluator.get('type') if isinstance(cfg.val_evaluator, Mapping) else None
-    if str(kind).rpartition('.')[2] != 'CocoMetric' or not cfg.val_evaluator.get('ann_file'):
-        raise InputError(
-            f'--pictures: val_evaluator.type={kind!r}; pictures are of detectors that CocoMetric evaluates '
-            'with its ann_file'
-        )
-
-
-def boxes_of(cfg: Config, config: str, checkpoint: str, trust: bool = False) -> list[Any]:
-    """What a detector finds on the validation images."""
+def drawn(chosen: list[Compared]) -> bytes:
+    """The picture of some images, as a JPEG."""
+    if not all(image.file for image in chosen):
+        raise InputError('the images of this data set are no files')
     with tempfile.TemporaryDirectory() as folder:
-        own = copy.deepcopy(cfg)
-        own.val_evaluator.outfile_prefix = f'{folder}/boxes'
-        evaluate(scoring_config(own, config, checkpoint, folder, trust), trust)
-        return json.loads(Path(folder, 'boxes.bbox.json').read_text())
+        picture = Path(folder, 'picture.png')
+        draw_comparison(picture, Path(), chosen, '')  # the page has the sentence
+        pixels = cropped(np.asarray(cv2.imread(str(picture))))
+    return cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+
+
+def cropped(pixels: np.ndarray, margin: int = 12) -> np.ndarray:
+    """A picture without the white below what is drawn.
+
+    >>> cropped(np.where(np.arange(90) == 5, 0, 255)[:, None, None]).shape
+    (18, 1, 1)
+    """
+    rows = np.flatnonzero((pixels < 255).any((1, 2)))
+    return pixels[: rows[-1] + 1 + margin]

@@ -32,6 +32,15 @@ th { color: var(--dim); font-weight: 600; } th:first-child, td:first-child, .tex
 .names button[aria-pressed=false] { opacity: .45; text-decoration: line-through; }
 pre { overflow-x: auto; font-size: .82rem; } code { overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; border-radius: 6px; background: #fff; }
+.matrix td { padding: 3px 6px; text-align: center; border: 1px solid var(--line); min-width: 2.4em; }
+.matrix th { padding: 3px 8px 3px 0; } .matrix th span { writing-mode: vertical-rl; transform: rotate(180deg); }
+.matrix tr:first-child th:not(.text) { text-align: center; vertical-align: bottom; padding: 3px; }
+.matrix { margin: 0 0 14px; }
+.maps { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
+.maps p { margin: 10px 0 2px; font-size: .85rem; } .whole { display: block; height: 190px; }
+.level { display: grid; gap: 6px; grid-template-columns: repeat(3, minmax(0, 1fr)); }
+figure { margin: 0; } figcaption { color: var(--dim); font-size: .75rem; }
+.map { width: 100%; display: block; image-rendering: pixelated; border-radius: 3px; }
 summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 600px) { main { padding: 10px 10px 40px; } .card { padding: 12px; } h1 { font-size: 1.2rem; }
   th, td { padding-right: 10px; } }

@@ -289,6 +289,13 @@ class DPK(FeatureMethod):
             terms['loss_logits'] = divergence * self.factors['logits']
         return terms | self._statistics(readings)
 
+    def pairs(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        """The maps of both sides, the student's in the teacher's channels without any prior knowledge."""
+        adapters: dict[int, Any] = dict(enumerate(self.adapters))
+        adapters |= {i: stage.alone for i, stage in zip(self.inject, self.stages)}
+        maps = {i: pair for i, pair in enumerate(self.raw_pairs(step)) if i in adapters}
+        return [(adapters[i](s, t.shape[-2:]), t) for i, (s, t) in maps.items()]
+
     def idle_parameters(self, progress: float) -> Iterable[nn.Parameter]:
         """Those of transforms that had nothing to stitch in this batch."""
         return self._idle
@@ -357,14 +364,12 @@ class DPK(FeatureMethod):
         return step.student[LOGITS][0].float(), step.answers()[LOGITS][0].float()
 
     def _statistics(self, readings: list[Reading]) -> dict[str, Tensor]:
-        values = {}
-        for level, reading in zip(self.inject, readings):
-            values[f'ratio.{self.names[level]}'] = reading.ratio
-            if reading.cka is not None:
-                values[f'cka.{self.names[level]}'] = reading.cka
-            if reading.samples is not None:
-                values[f'samples.{self.names[level]}'] = reading.samples
-        return {name: torch.tensor(float(value)) for name, value in values.items()}
+        values = {
+            f'{what}.{self.names[level]}': getattr(reading, what)
+            for level, reading in zip(self.inject, readings)
+            for what in ('ratio', 'cka', 'samples')
+        }
+        return {name: torch.tensor(float(v)) for name, v in values.items() if v is not None}
 
 
 def _strides(side: Side, taps: list[Tap]) -> list[int]:
