@@ -117,7 +117,7 @@ def refuse_masks(method: str, student: nn.Module, teacher: nn.Module) -> None:
     )
     raise InputError(
         f'{method}: masks=True: {owner} ({type(lacking).__name__}) has no FCN mask head on boxes of its '
-        'own; masks that are made otherwise (by filters of each object, CondInst, SOLOv2, RTMDet-Ins; by queries; '
+        'own; masks made otherwise (by filters of each object: CondInst, SOLOv2, RTMDet-Ins; by queries; '
         'on features shared with the box head) are not compared: leave it out'
     )
 

@@ -30,7 +30,10 @@ def looked_at(folder):
 
 @pytest.mark.parametrize(
     ('family', 'method', 'names'),
-    [('retinanet', 'pkd', ['neck 0', 'neck 1']), ('classifier', 'kd', ['layer1', 'layer2', 'layer3'])],
+    [
+        ('retinanet', 'pkd', ['neck 0', 'neck 1']),
+        ('classifier', 'kd', ['layer1', 'layer2', 'layer3']),
+    ],
 )
 def test_a_student_that_is_its_teacher_has_its_maps(shapes, tmp_path, family, method, names):
     networks, data = looked_at(logs.with_networks(tmp_path, shapes, family, method))
