@@ -11,6 +11,16 @@ from .teacher import Teacher
 
 def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> str | None:
     """The teacher that a method listens to, or a clear answer why there is none."""
+    teacher = _teacher_of(name, method, teachers)
+    if teacher is not None and method.runs_teacher and teachers[teacher].cache is not None:
+        raise InputError(
+            f'methods.{name}: {type(method).__name__} runs parts of the teacher on what the student gives, '
+            f'which is another in every step; leave cache of {teachers[teacher].owner} out'
+        )
+    return teacher
+
+
+def _teacher_of(name: str, method: Method, teachers: Mapping[str, Teacher]) -> str | None:
     if not method.needs_teacher:
         if method.teacher_name is not None:
             raise InputError(

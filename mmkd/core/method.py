@@ -40,6 +40,8 @@ class Method(Checked, nn.Module):
     """
 
     needs_teacher: ClassVar[bool] = True
+    runs_teacher: ClassVar[bool] = False
+    """Whether it runs parts of the teacher by itself, on what is another in every step."""
     task_weight: float = 1.0
     """What the student's own losses are multiplied by while the method has weight."""
     ramped: ClassVar[bool] = False

@@ -19,9 +19,17 @@ from ..family.outside import OutsideBackbone
 from ..family.roi import Rois
 from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap
-from ..files.checkpoints import KeyReport, classes_of, load_weights, read_checkpoint, weights_of
+from ..files.checkpoints import (
+    KeyReport,
+    classes_of,
+    hash_of,
+    load_weights,
+    read_checkpoint,
+    weights_of,
+)
+from .cache import LIMIT, Cache, refuse_uncachable_taps
 from .forms import EXACT, PRECISIONS, Choice, Form, Precision, Run, fastest
-from .options import Checked
+from .options import Checked, Count
 from .repainting import Pixels, Repaint
 from .schedules import iterations_left
 from .unread import skip_unread
@@ -60,6 +68,9 @@ class Teacher(Checked, nn.Module):
         compile: compile the parts between taps, for the first size of batch that comes.
         inputs: ``own`` repaints the student's batch as the teacher's preprocessor would make it;
             ``student`` hands it over as it is.
+        cache: a folder in which answers are kept; images that come again are answered from there, bit for bit.
+            For data pipelines that draw nothing at random; others are refused.
+        cache_limit: the bytes that may lie in that folder.
         strict: whether missing, unexpected or misshaped keys stop the run or are only reported.
         trust_checkpoint: unpickle the file without restriction.
         name: its name in messages.
@@ -78,6 +89,8 @@ class Teacher(Checked, nn.Module):
         fuse: bool = False,
         compile: bool = False,
         inputs: Literal['own', 'student'] = 'own',
+        cache: str | Path | None = None,
+        cache_limit: Count = LIMIT,
         strict: bool = True,
         trust_checkpoint: bool = False,
         name: str = 'teacher',
@@ -94,6 +107,10 @@ class Teacher(Checked, nn.Module):
         self.model = build_model(self.config)
         self._refuse_form()
         self._load(config, checkpoint, strict, trust_checkpoint)
+        self.cache: Cache | None = None
+        if cache is not None:
+            identity = f'{hash_of(self.model)} {self.config!r}'
+            self.cache = Cache(cache, cache_limit, identity, self.owner)
         self.requires_grad_(False)
         self.eval()
 
@@ -117,6 +134,9 @@ class Teacher(Checked, nn.Module):
 
     def probe(self, taps: Iterable[Tap], sizes: Iterable[int | None] = ()) -> Probe:
         """Dry-run to learn the shapes of the taps that will be asked for; see :func:`probe`."""
+        taps = list(taps)
+        if self.cache is not None:
+            refuse_uncachable_taps(self.owner, taps)
         self.probed = probe(self.model, taps, self.owner, sizes)
         return self.probed
 
@@ -139,7 +159,13 @@ class Teacher(Checked, nn.Module):
             if not rois and self._worth():
                 self._skip_unread(images[:1], samples and samples[:1])
             self._choose(run, images.device.type)
-        return run(self.model, self.form)
+        if self.cache is None:
+            return run(self.model, self.form)
+
+        def ask(images: Tensor, samples: Any) -> Features:
+            return self._answer(self.model, self.form, asked, images, samples, rois)
+
+        return self.cache.answer(images, samples, asked, self.form, ask)
 
     @property
     def free(self) -> bool:

@@ -7,7 +7,7 @@ is wrapped, so a module is seen whether it is called as ``module(x)`` or as ``mo
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -174,7 +174,7 @@ def capture(
     features = Features(owner)
 
     def note(place: Place, value: Any) -> None:
-        features.add(place, _clone(value) if place in copied else value)
+        features.add(place, mapped(value, Tensor.clone) if place in copied else value)
         if until is not None and features.counts() == until:
             raise _Enough
 
@@ -266,6 +266,22 @@ def flatten(value: Any) -> list[Tensor]:
     return [tensor for item in value for tensor in flatten(item)]
 
 
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A nest of tuples, lists and dicts with a function of each tensor in the tensor's place.
+
+    >>> import torch
+    >>> mapped([torch.ones(2), {'a': (torch.ones(3), 'text')}], lambda t: t.sum())
+    [tensor(2.), {'a': [tensor(3.), 'text']}]
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, function) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [mapped(item, function) for item in value]
+    return value
+
+
 def _levels(where: str, levels: Any) -> tuple[int, ...] | None:
     """The levels of a tap as it stands in a config."""
     if levels is None:
@@ -278,13 +294,3 @@ def _levels(where: str, levels: Any) -> tuple[int, ...] | None:
 
 def _is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _clone(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, Mapping):
-        return {key: _clone(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_clone(item) for item in value]
-    return value

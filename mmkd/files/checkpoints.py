@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections import OrderedDict
@@ -229,6 +230,15 @@ def _read_safely(file: Path, place: Any) -> Any:
     content = _answered(file, lambda: torch.load(file, map_location=place, weights_only=True))
     _answered(file, lambda: refuse_overstated(file, content))
     return content
+
+
+def hash_of(model: nn.Module) -> str:
+    """A hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _safetensors(file: Path, place: Any) -> dict[str, Tensor]:

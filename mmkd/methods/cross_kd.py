@@ -57,6 +57,8 @@ class CrossKD(Method):
     2
     """
 
+    runs_teacher = True
+
     def __init__(
         self,
         classes: NonNegative = 1.0,

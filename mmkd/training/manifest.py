@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
 from ..errors import InputError
+from ..files.checkpoints import hash_of
 
 ORIGINS = {'init_cfg', 'pretrained', 'checkpoint'}
 
@@ -48,15 +45,6 @@ def flat(nest: Any, prefix: str = '') -> dict[str, Any]:
     for key, value in items:
         found.update(flat(value, f'{prefix}.{key}' if prefix else str(key)))
     return found
-
-
-def hash_of(model: nn.Module) -> str:
-    """A hash of a model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def refuse_other_training(theirs: Mapping[str, str] | None, ours: Mapping[str, str]) -> None:

@@ -26,6 +26,7 @@ from ..core.schedules import progress
 from ..core.teacher import Teacher
 from ..errors import InputError
 from ..registry import HOOKS
+from .caching import refuse_passing_images
 from .manifest import MANIFEST, manifest, refuse_other_training
 from .saving import saves_now
 
@@ -65,6 +66,7 @@ class DistillationHook(Hook):
         if not methods or not hasattr(runner.optim_wrapper, 'optimizer'):
             return
         bare(runner).distillation.optimizers_installed = True
+        refuse_passing_images(runner, teachers_of(runner))
         self._manifest = manifest(bare(runner), runner.cfg.get('model') or {})
         if bare(runner).distillation.skip_nonfinite:
             leave_out(runner.optim_wrapper, bare(runner).distillation)

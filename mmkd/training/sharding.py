@@ -84,6 +84,12 @@ class FullyShard:
                     f'model_wrapper_cfg.teacher=shard: teacher {name!r} is compiled, and a compiled teacher '
                     'cannot be sharded; set its compile=False, or model_wrapper_cfg.teacher=whole'
                 )
+            if teacher == 'shard' and one.cache is not None:
+                raise InputError(
+                    f'model_wrapper_cfg.teacher=shard: teacher {name!r} has a cache, and ranks that find their '
+                    'images in it would leave the others waiting; leave cache out, or set '
+                    'model_wrapper_cfg.teacher=whole'
+                )
         for name, method in (
             module.distillation.methods.items() if isinstance(module, Distiller) else ()
         ):

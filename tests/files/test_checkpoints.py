@@ -1,3 +1,4 @@
+import copy
 import pickle
 import random
 
@@ -11,6 +12,7 @@ from torch import nn
 from mmkd import InputError
 from mmkd.files.checkpoints import (
     classes_of,
+    hash_of,
     load_fitting,
     load_weights,
     read_checkpoint,
@@ -158,3 +160,20 @@ def test_swin_v2_loads_its_own_checkpoint_of_another_window():
     )
     nets = [SwinTransformerV2(arch, img_size=64, window_size=window) for window in (4, 8)]
     assert load_fitting(nets[0], nets[1].state_dict(), 'c.pth').clean
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float64])
+def test_a_hash_sees_every_value_and_every_name(dtype):
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).to(dtype)
+    first = hash_of(net)
+    assert hash_of(copy.deepcopy(net)) == first
+    found = {first}
+    for value in net.state_dict().values():  # the counter of batches too
+        kept = value.clone()
+        value.view(-1)[-1] += 1
+        found.add(hash_of(net))
+        value.copy_(kept)
+    assert len(found) == 1 + len(net.state_dict())
+    assert hash_of(net) == first
+    assert hash_of(nn.Sequential(*net, nn.ReLU())) == first
+    assert hash_of(nn.Sequential(nn.ReLU(), *net)) != first
