@@ -104,6 +104,15 @@ def fcos() -> ConfigDict:
     return cfg
 
 
+def condinst() -> ConfigDict:
+    """One-stage with masks, which are made of what its dense head takes for objects."""
+    head = dict(num_classes=CLASSES, in_channels=16, feat_channels=16, stacked_convs=1)
+    head['norm_cfg'] = dict(type='GN', num_groups=4)
+    masks = dict(mask_feature_head=dict(in_channels=16, feat_channels=16, num_stacked_convs=1))
+    source = 'mmdet::condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py'
+    return _config(source, _basic_block(dict(bbox_head=head, mask_head=masks)))
+
+
 def rtmdet() -> ConfigDict:
     """One-stage, anchor-free, without a ResNet."""
     cfg = model_config(load_config(str(ROOT / 'configs/shapes/rtmdet_pico_shapes.py')))

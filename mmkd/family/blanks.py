@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ def blank_batch(model: nn.Module, size: int) -> tuple[Tensor, Any]:
     parameter = next(model.parameters(), torch.zeros(()))
     shape = (1, channels_of_images(model), size, size)
     inputs = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
-    return inputs, _blank_samples(size) if task_of(model) == 'detection' else None
+    return inputs, _blank_samples(inputs) if task_of(model) == 'detection' else None
 
 
 def channels_of_images(model: nn.Module) -> int:
@@ -31,11 +32,22 @@ def channels_of_images(model: nn.Module) -> int:
     return 3 if mean is None else mean.numel()
 
 
-def _blank_samples(size: int) -> list[Any]:
+def _blank_samples(inputs: Tensor) -> list[Any]:
+    """What belongs to the image, with one object: the forward of some (CondInst) assigns objects to masks."""
     from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
 
+    size = inputs.shape[-1]
     names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-    return [DetDataSample(metainfo=dict.fromkeys(names, (size, size)) | {'scale_factor': (1, 1)})]
+    meta = dict.fromkeys(names, (size, size)) | {'scale_factor': (1, 1)}
+    sample = DetDataSample(metainfo=meta)
+    sample.gt_instances = InstanceData(
+        bboxes=inputs.new_tensor([[size / 4, size / 4, size / 2, size / 2]]),
+        labels=inputs.new_zeros(1, dtype=torch.long),
+        masks=BitmapMasks(np.ones((1, size, size), np.uint8), size, size),
+    )
+    return [sample]
 
 
 def blank_rois(taps: Iterable[Tap], inputs: Tensor) -> Rois:

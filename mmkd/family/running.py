@@ -13,6 +13,7 @@ from torch import Size, Tensor, nn
 
 from ..errors import InputError
 from .blanks import blank_batch, blank_rois
+from .heads import head_kind
 from .roi import Rois
 from .sizes import sizes_to_try
 from .taps import Features, Place, Tap, capture
@@ -47,11 +48,24 @@ def observe(
             for (part, stage), boxes in rois.items():
                 prefix = () if stage is None else (stage,)
                 getattr(model.roi_head, f'_{part}_forward')(*prefix, maps, boxes)
+        elif heads and _before_masks(model, [at for at, _ in places]):
+            model.bbox_head.forward(model.extract_feat(inputs))  # type: ignore[union-attr, operator]
         elif heads:
             model(inputs, samples, mode='tensor')
         else:
             model.extract_feat(inputs)  # type: ignore[operator]
     return features
+
+
+def _before_masks(model: nn.Module, places: Iterable[str]) -> bool:
+    """Whether places lie in a dense head or before it; its masks are then left out.
+
+    The whole forward of a detector that makes masks from a dense head's objects (CondInst, BoxInst) calls that
+    head's loss, and by it the head once more.
+    """
+    dense = head_kind(model) == 'dense' and isinstance(getattr(model, 'bbox_head', None), nn.Module)
+    parts = {at.split('.')[0] for at in places}
+    return dense and 'bbox_head' in parts and parts <= {'backbone', 'neck', 'bbox_head'}
 
 
 @dataclass

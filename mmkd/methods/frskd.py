@@ -185,8 +185,8 @@ class FRSKD(Method):
 
     def _self_teacher(self, student: Side, pyramid: BiFPN) -> nn.Module:
         if student.task == 'classification':
-            classes = _classes(student, self.logits)
-            return ClassifierTeacher(pyramid, classes, self.logits[0], self.rotations)
+            classes, vectors = _classes(student, self.logits)
+            return ClassifierTeacher(pyramid, classes, self.logits[0], self.rotations, vectors)
         lent = self.head == 'shared'
         heads = lent_heads(student.model) if lent else heads_of(student.config)
         return HeadsTeacher(pyramid, heads, self._answers, lent)
@@ -336,13 +336,13 @@ def _schedule(value: Any, default: float, task: str) -> Schedule:
     return build_schedule({**RAMP, 'value': value} if ramped else value)
 
 
-def _classes(student: Side, taps: list[Tap]) -> int:
-    """How many classes a classifier's logits have; a head that gives none is refused."""
+def _classes(student: Side, taps: list[Tap]) -> tuple[int, int]:
+    """How many classes a classifier's logits have, and how many vectors; a head that gives none is refused."""
     shapes = [shape for _, shape in levels_of(student, taps)]
     classes = getattr(logit_head(student.model), 'num_classes', None)
-    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] != classes:
+    if not shapes or any(len(shape) != 2 or shape[1] != classes for shape in shapes):
         raise InputError(
             f'FRSKD: the head of {student.owner} gives {[tuple(s) for s in shapes]} and has '
-            f'num_classes={classes}; needed: one vector of class logits, as of a LinearClsHead'
+            f'num_classes={classes}; needed: vectors of class logits, as of a LinearClsHead'
         )
-    return int(classes)
+    return int(classes), len(shapes)

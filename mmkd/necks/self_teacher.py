@@ -45,6 +45,7 @@ class ClassifierTeacher(nn.Module):
         classes: how many.
         tap: where the student's logits are; the self-teacher's are given there too.
         rotations: whether its labels are joint ones of class and rotation.
+        vectors: how many vectors of logits the student gives there (a Conformer two); each is taught.
 
     >>> from types import SimpleNamespace
     >>> teacher = ClassifierTeacher(BiFPN([4, 8]), 3, Tap('head'))
@@ -55,9 +56,11 @@ class ClassifierTeacher(nn.Module):
     ['loss_ce']
     """
 
-    def __init__(self, pyramid: BiFPN, classes: int, tap: Tap, rotations: bool = False) -> None:
+    def __init__(
+        self, pyramid: BiFPN, classes: int, tap: Tap, rotations: bool = False, vectors: int = 1
+    ) -> None:
         super().__init__()
-        self.pyramid, self.tap, self.rotations = pyramid, tap, rotations
+        self.pyramid, self.tap, self.rotations, self.vectors = pyramid, tap, rotations, vectors
         self.fc = nn.Linear(pyramid.out_channels[-1], classes * (ROTATIONS if rotations else 1))
 
     def forward(self, maps: Sequence[Tensor], samples: Any, rois: Rois | None = None) -> Answer:
@@ -69,7 +72,8 @@ class ClassifierTeacher(nn.Module):
         losses = {'loss_ce': F.cross_entropy(logits, labels)}
         logits = logits.detach()
         answers = Features(OWNER)
-        answers.add(self.tap.place, aggregated(logits) if self.rotations else logits)
+        logits = aggregated(logits) if self.rotations else logits
+        answers.add(self.tap.place, [logits] * self.vectors)
         return Answer(refined, losses, answers)
 
 

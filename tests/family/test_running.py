@@ -98,3 +98,13 @@ def test_the_axis_of_a_single_image_that_is_squeezed_away_comes_back():
             return self.head(self.backbone(inputs).mean((2, 3)).squeeze())
 
     assert probe(Squeezing(), [Tap('head')]).shapes[Tap('head')] == [(1, 4)]
+
+
+def test_a_dense_head_before_masks_answers_once_for_each_level():
+    """The whole forward of such a detector runs that head again, in its loss, to find objects for the masks."""
+    model = h.build(h.condinst())
+    result = probe(model, [Tap('bbox_head', item=0), Tap('neck')])
+    assert result.counts == {('bbox_head', 'output'): 1, ('neck', 'output'): 1}
+    assert [s[1] for s in result.shapes[Tap('bbox_head', item=0)]] == [h.CLASSES] * 5
+    masks = probe(model, [Tap('mask_head.mask_feature_head')])
+    assert masks.shapes[Tap('mask_head.mask_feature_head')] == [(1, 8, 16, 16)]
