@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import numbers
 import os
 import platform
 import re
@@ -248,6 +250,17 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
         for line in path.read_text().splitlines()
         if line[-1:] == '}'
     ]
+
+
+def numbers_in(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """What can be compared of an evaluator's answer; some give NumPy's numbers.
+
+    >>> import numpy as np
+    >>> numbers_in({'mIoU': np.float32(0.5), 'classwise': [0.1], 'time': 0.2})
+    {'mIoU': 0.5}
+    """
+    found = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, numbers.Real)}
+    return {k: v for k, v in found.items() if k not in NO_METRIC and math.isfinite(v)}
 
 
 def usual(hooks: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..collectives import rank
-from .arms import NO_METRIC
+from .arms import numbers_in
 from .sections import section_of
 from .yardsticks import Yardsticks, step_of
 
@@ -82,9 +82,7 @@ class LiveHook(Hook):
         """Keep the numbers of the last validation, and those that they are compared with."""
         if self._live is None:
             return
-        numbers = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
-        own = {k: v for k, v in numbers.items() if k not in NO_METRIC}
-        self._metrics = self._yardsticks.rows(own, step_of(runner))
+        self._metrics = self._yardsticks.rows(numbers_in(metrics), step_of(runner))
 
     def after_train(self, runner: Runner) -> None:
         """Draw the end."""

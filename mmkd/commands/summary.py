@@ -36,7 +36,7 @@ from ..files.writing import write_whole
 from ..registry import SCHEDULES
 from ..training.method_optimizers import bare, teachers_of
 from .alarms import AlarmHook, batch_size
-from .arms import installed, machine
+from .arms import installed, machine, numbers_in
 from .first_iterations import ENOUGH, Clock, measured
 from .first_iterations import rows_of as measured_rows
 from .teacher_check import TeacherCheckHook
@@ -89,8 +89,7 @@ class SummaryHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Keep the numbers of the last validation."""
-        numbers = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
-        self._write(iteration=runner.iter, metrics=numbers)
+        self._write(iteration=runner.iter, metrics=numbers_in(metrics))
 
     def after_train(self, runner: Runner) -> None:
         """It is done."""

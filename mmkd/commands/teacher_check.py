@@ -25,7 +25,7 @@ from ..family.building import is_distiller
 from ..family.heads import class_count
 from ..family.stages import task_of
 from ..training.method_optimizers import bare
-from .arms import decisive
+from .arms import decisive, numbers_in
 
 KEY = 'check_teacher'
 """The option of a config: a number of images; 0 for none."""
@@ -180,7 +180,7 @@ def evaluated_on(runner: Runner, model: nn.Module, images: int) -> dict[str, flo
         if on_any_rank(failed is not None)[0]:  # all ranks at once, who would wait for each other
             raise failed or RuntimeError('it failed on another rank')
         metrics = evaluator.evaluate(len(chosen))
-    return {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+    return numbers_in(metrics)
 
 
 def spread(of: int, images: int, ranks: int = 1) -> list[int]:

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 
 from ..collectives import rank
 from ..errors import InputError
-from .arms import NO_METRIC, decisive, log_of
+from .arms import decisive, log_of, numbers_in
 from .teacher_check import TeacherCheckHook
 
 
@@ -64,7 +64,7 @@ def alone_at(work_dir: Path, step: int) -> dict[str, float]:
     """What a training has validated at an epoch or iteration; nothing if it was not there (yet)."""
     validated = [e for e in log_of(work_dir) if 'lr' not in e and 'loss' not in e]
     entries = [entry for entry in validated if entry.get('step') == step]
-    return {k: v for entry in entries for k, v in entry.items() if k not in NO_METRIC}
+    return {k: v for entry in entries for k, v in numbers_in(entry).items()}
 
 
 def step_of(runner: Runner) -> int:
@@ -83,7 +83,7 @@ class YardstickHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, Any] | None = None) -> None:
         """Nothing without a teacher that was checked and a baseline."""
-        known = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        known = numbers_in(metrics)
         name = decisive([*known], runner.cfg.get('default_hooks') or {})
         if rank() or name is None:
             return

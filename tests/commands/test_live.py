@@ -15,8 +15,8 @@ from mmkd.commands import live, train
 from mmkd.commands.live import LiveHook, view
 
 NUMBERS = {
-    'loss': 3.0, 'loss_cls': 1.25, 'dpk/loss_relation': 0.5, 'dpk/weight': 2.0, 'dpk/ratio.P3': 0.75,
-    'dpk/cka.P3': 0.25, 'dpk/samples.P3': 16.0, 'time': 0.5, 'lr': 0.01,
+    'loss': 3.0, 'loss_cls': 1.25, 'dpk/loss_relation': 0.5, 'dpk/weight': 2.0, 'dpk/share': 0.375,
+    'dpk/ratio.P3': 0.75, 'dpk/cka.P3': 0.25, 'dpk/samples.P3': 16.0, 'time': 0.5, 'lr': 0.01,
 }  # fmt: skip
 
 
@@ -27,13 +27,16 @@ def text_of(*arguments, width=120):
 
 
 def test_what_is_shown():
-    said = text_of(NUMBERS, 30, 100, {'coco/bbox_mAP': 0.3456}, 'validating 1 of 4')
+    rows = [['', 'student', 'alone'], ['coco/bbox_mAP', '0.3456', '0.31']]
+    said = text_of(NUMBERS, 30, 100, rows, 'validating 1 of 4')
     assert 'iteration 30 of 100  0:00:35 left  0.500 s / iteration  validating 1 of 4' in said
     for words in (
         r'loss_cls +1.25',
         r'dpk/loss_relation +0.5',
         r'dpk/weight +2',
-        r'coco/bbox_mAP +0.3456',
+        r'student +alone',
+        r'coco/bbox_mAP +0.3456 +0.31',
+        r'dpk/share +37.5 %',
     ):
         assert re.search(words, said)
     assert re.search(r'teacher +alignment', said)
@@ -43,7 +46,7 @@ def test_what_is_shown():
 
 
 def test_it_fits_a_narrow_terminal():
-    said = text_of(NUMBERS, 1, 100, {}, width=60)
+    said = text_of(NUMBERS, 1, 100, [], width=60)
     assert max(map(len, said.splitlines())) <= 60
     assert 'validation' not in said
 
@@ -62,7 +65,7 @@ def config(shapes, tmp_path):
 def trained(config, monkeypatch, terminal=True):
     """What a console shows of a training."""
     console = Console(file=io.StringIO(), width=100, force_terminal=terminal)
-    monkeypatch.setattr(train, 'LiveHook', lambda: LiveHook(console))
+    monkeypatch.setattr(train, 'LiveHook', lambda **given: LiveHook(console, **given))
     monkeypatch.setattr(live, 'EVERY', 0.0)
     train.train(config)
     return console.file.getvalue()
@@ -74,6 +77,7 @@ def test_a_terminal_has_the_table_and_the_file_the_lines(config, tmp_path, monke
     assert 'validating 1 of 2' in said
     assert 'accuracy/top1' in said
     assert 'pkd/loss' in said
+    assert re.search(r'pkd/share +\d+\.\d %', said)
     assert 'Epoch(train)' not in said + ''.join(capsys.readouterr())
     assert 'Epoch(train) [1][4/4]' in next((tmp_path / 'work').glob('*/*.log')).read_text()
 
@@ -92,7 +96,7 @@ def test_the_terminal_is_given_back_when_training_breaks(config, monkeypatch):
     monkeypatch.setattr('mmkd.methods.pkd.PKD.forward', broken)
     stdout, cursor = sys.stdout, '\x1b[?25h'
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    monkeypatch.setattr(train, 'LiveHook', lambda: LiveHook(console))
+    monkeypatch.setattr(train, 'LiveHook', lambda **given: LiveHook(console, **given))
     with pytest.raises(FloatingPointError):
         train.train(config)
     assert sys.stdout is stdout

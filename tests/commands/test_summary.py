@@ -7,7 +7,8 @@ import helpers as h
 import pytest
 import torch
 
-from mmkd.commands.summary import SUMMARY, SummaryHook, batch_size, macs, reason, shown
+from mmkd.commands.alarms import batch_size
+from mmkd.commands.summary import SUMMARY, SummaryHook, macs, reason, shown, weight_words
 from mmkd.commands.train import train, training_config
 from mmkd.errors import InputError
 from mmkd.family.building import build_model
@@ -65,6 +66,24 @@ def test_multiplications_are_those_of_the_layers():
     side = 64 // stem.stride[0]
     assert macs(model, seen)['image'] == 64
     assert macs(model, seen)['number'] >= stem.weight.numel() * side**2
+
+
+@pytest.mark.parametrize(
+    ('given', 'words'),
+    [
+        (None, '1.0'),
+        (3.0, '3.0'),
+        ('auto', "auto: 3 of the task's gradient at its taps"),
+        (
+            dict(type='CutOff', value=2.0, at=0.9),
+            'CutOff: 2 at the start, 2 half way, 0 at the end',
+        ),
+    ],
+)
+def test_weights_and_schedules_in_words(given, words):
+    options = {} if given is None else dict(weight=given)
+    model = h.distiller(h.classifier(), h.classifier(), kd=dict(type='mmkd.KD', **options))
+    assert weight_words(model.distillation.methods['kd'], given) == words
 
 
 def test_a_training_that_fails_says_why(config, tmp_path, monkeypatch):
