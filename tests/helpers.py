@@ -177,16 +177,41 @@ def dino() -> ConfigDict:
     return _thin_transformer(cfg)
 
 
-def _thin_transformer(cfg: ConfigDict) -> ConfigDict:
-    layers = dict(embed_dims=32)
+def detr() -> ConfigDict:
+    """Query-based, softmax, queries without points."""
+    return _one_map('mmdet::detr/detr_r50_8xb2-150e_coco.py')
+
+
+def conditional_detr() -> ConfigDict:
+    """Query-based; its decoder takes no width but 256."""
+    return _one_map('mmdet::conditional_detr/conditional-detr_r50_8xb2-50e_coco.py', 256)
+
+
+def dab_detr() -> ConfigDict:
+    """Query-based, queries are boxes."""
+    return _one_map('mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py')
+
+
+def _one_map(source: str, width: int = 32) -> ConfigDict:
+    changes = dict(
+        num_queries=30,
+        test_cfg=dict(max_per_img=20),
+        backbone=THIN,
+        neck=dict(in_channels=[64], out_channels=width),
+        bbox_head=dict(num_classes=CLASSES, embed_dims=width),
+    )
+    return _thin_transformer(_config(source, changes), width)
+
+
+def _thin_transformer(cfg: ConfigDict, width: int = 32) -> ConfigDict:
+    layers = dict(embed_dims=width)
     for part in (cfg.encoder, cfg.decoder):
         part.num_layers = 2
-        part.layer_cfg.self_attn_cfg.update(**layers, num_heads=4) if 'num_heads' in (
-            part.layer_cfg.self_attn_cfg
-        ) else part.layer_cfg.self_attn_cfg.update(**layers)
         part.layer_cfg.ffn_cfg.update(**layers, feedforward_channels=64)
-    cfg.decoder.layer_cfg.cross_attn_cfg.update(**layers)
-    cfg.positional_encoding.num_feats = 16
+        for name in {'self_attn_cfg', 'cross_attn_cfg'} & part.layer_cfg.keys():
+            attention = part.layer_cfg[name]
+            attention.update(layers, **(dict(num_heads=4) if 'num_heads' in attention else {}))
+    cfg.positional_encoding.num_feats = width // 2
     return cfg
 
 
@@ -263,6 +288,7 @@ FAMILIES = {
     'rtmdet': rtmdet,
     'dino': dino,
     'deformable_detr': deformable_detr,
+    'dab_detr': dab_detr,
     'segmentor': segmentor,
 }
 

@@ -22,7 +22,7 @@ Images = Sequence[tuple[tuple[int, int], int]]
 OWN_TERMS = {
     *('loss', 'loss_logits', 'loss_attention', 'loss_localization', 'loss_features'),
     *('loss_foreground', 'loss_background', 'loss_relation'),
-    *('loss_classes', 'loss_boxes', 'loss_bins', 'loss_region'),
+    *('loss_classes', 'loss_boxes', 'loss_bins', 'loss_region', 'loss_l1', 'loss_giou'),
 }
 """What methods say beside mmdet's losses; those of FRSKD's self-teacher are mmdet's."""
 

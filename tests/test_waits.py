@@ -10,7 +10,7 @@ from fake_work import ROOT, WARM_UP, added, apart, counted, model_of, spoilt, tr
 
 from mmkd.core.method import method_names
 
-TASKS = {'detection': ('retinanet', 'gfl'), 'classification': ('classifier',)}
+TASKS = {'detection': ('retinanet', 'gfl', 'dab_detr'), 'classification': ('classifier',)}
 KINDS = [n for n, kind in method_names().items() if kind.__module__.startswith('mmkd.')]
 CODER = "boxes are decoded by the detector's own anchors and coder, whose constants are the host's"
 EXCEPTIONS = {

@@ -28,6 +28,7 @@ KNOWN = {
     'fitnet': ('features', 'all'),
     'frskd': ('stages or pyramid', 'all'),
     'kd': ('heads: softmax, sigmoid, RoI, query', 'classification, detection, segmentation'),
+    'kddetr': ('heads: queries of one kind', 'detection'),
     'ld': ('heads: dense with bins (GFL)', 'detection'),
     'mgd': ('features', 'all'),
     'ofd': ('stages of residual networks', 'classification'),

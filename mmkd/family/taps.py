@@ -7,6 +7,7 @@ is wrapped, so a module is seen whether it is called as ``module(x)`` or as ``mo
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from ..errors import InputError, nearest, refuse_other, refuse_unknown
 
 Place = tuple[str, str]
 """A module's name and what is read there, one of :data:`SOURCES`."""
-SOURCES = ('output', 'input')
+SOURCES = ('output', 'input', 'call')
+"""What a module gives; what it is given; the same by name, of which ``item`` picks one."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Tap:
 
     What a module returns is flattened to a list of tensors, in order and over repeated calls (a
     head that runs once per pyramid level gives one tensor per level). ``levels`` picks from that
-    list; ``item`` picks one element of the returned tuple before it is flattened.
+    list; ``item`` picks one element of the returned tuple, or one argument of a ``call``, before it is
+    flattened.
 
     >>> Tap.parse('neck')
     Tap(at='neck', levels=None, item=None, source='output')
@@ -37,7 +40,7 @@ class Tap:
 
     at: str
     levels: tuple[int, ...] | None = None
-    item: int | None = None
+    item: int | str | None = None
     source: str = 'output'
 
     @classmethod
@@ -87,6 +90,8 @@ class Tap:
         return [tensors[level] for level in self.levels]
 
     def _pick_item(self, call: Any, owner: str) -> Any:
+        if isinstance(call, Mapping):
+            return call.get(self.item)
         if not isinstance(call, (tuple, list)) or not -len(call) <= self.item < len(call):  # type: ignore[operator]
             size = f'{len(call)} items' if isinstance(call, (tuple, list)) else type(call).__name__
             raise InputError(f'tap {self.at!r}: item={self.item}; {owner} gives {size} there')
@@ -197,6 +202,8 @@ def _wrapped(module: nn.Module, at: str, wanted: set[str], note: Any) -> Iterato
     def forward(*args: Any, **kwargs: Any) -> Any:
         if 'input' in wanted:
             note((at, 'input'), (*args, *kwargs.values()))
+        if 'call' in wanted:
+            note((at, 'call'), dict(zip(inspect.signature(inner).parameters, args)) | kwargs)
         output = inner(*args, **kwargs)
         if 'output' in wanted:
             note((at, 'output'), output)

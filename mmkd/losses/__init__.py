@@ -14,6 +14,7 @@ from .kl import binary_kl, channel_kl, softmax_kl, standardized
 from .matching import match_queries
 from .pearson import pearson_distance
 from .quality import quality_focal
+from .queries import query_distances
 from .relations import relation_distances
 from .smoothing import LabelLoss
 from .transport import transport_loss
@@ -34,6 +35,7 @@ __all__ = [
     'match_queries',
     'pearson_distance',
     'quality_focal',
+    'query_distances',
     'relation_distances',
     'softmax_kl',
     'spatial_attention',

@@ -11,6 +11,7 @@ from .at import AT
 from .bckd import BCKD
 from .cross_kd import CrossKD
 from .cwd import CWD
+from .detr import KDDETR
 from .dist import DIST
 from .dkd import DKD
 from .dpk.method import DPK
@@ -37,6 +38,7 @@ __all__ = [
     'FGD',
     'FRSKD',
     'KD',
+    'KDDETR',
     'LD',
     'MGD',
     'OFD',

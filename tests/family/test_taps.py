@@ -51,6 +51,19 @@ def test_levels_and_item_pick(net):
     assert features[Tap('net', item=0, levels=(-1,))][0] is levels[-1]
 
 
+def test_what_a_module_is_called_with_is_known_by_name():
+    class Sum(nn.Module):
+        def forward(self, first, second, mask=None):
+            return first + second
+
+    net = nn.Sequential(Sum())
+    with capture(net, [('0', 'call')]) as features:
+        net[0](X, second=X + 1, mask=None)
+    assert [*features.calls(Tap('0', source='call'))[0]] == ['first', 'second', 'mask']
+    assert torch.equal(features[Tap('0', item='second', source='call')][0], X + 1)
+    assert features[Tap('0', item='mask', source='call')] == []
+
+
 def test_the_model_is_left_as_it_was_found(net):
     own = net.down.forward
     net.down.forward = own  # somebody's instance attribute

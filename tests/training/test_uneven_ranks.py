@@ -22,8 +22,10 @@ METHODS = {
     'cross_kd': dict(type='mmkd.CrossKD'),
     'mgd': dict(type='mmkd.MGD'),
     'ld': dict(type='mmkd.LD'),
+    'kd_detr': dict(type='mmkd.KDDETR', memory=0.1),
 }
 BINS = ('ld',)
+QUERIES = ('kd_detr',)
 TWO_STAGE = ('kd', 'dpk', 'frskd', 'sfr')
 
 
@@ -49,9 +51,10 @@ def student(family):
 SIZES = [SQUARE, OBLONG, SQUARE]
 KINDS = ('roi', 'vector', 'pixel', 'dense', 'query')
 FAMILIES = {
-    'retinanet': tuple(name for name in METHODS if name not in BINS),
+    'retinanet': tuple(name for name in METHODS if name not in BINS + QUERIES),
     'faster_rcnn': TWO_STAGE,
     'gfl': BINS,
+    'dab_detr': QUERIES,
 }
 
 
