@@ -21,8 +21,9 @@ from ..family.running import Probe, observe, probe
 from ..family.taps import Features, Tap
 from ..files.checkpoints import KeyReport, classes_of, load_weights, read_checkpoint, weights_of
 from .forms import EXACT, PRECISIONS, Choice, Form, Precision, Run, fastest
-from .options import Checked
+from .options import Checked, Positive
 from .repainting import Pixels, Repaint
+from .rescaling import Rescale
 from .schedules import iterations_left
 from .unread import skip_unread
 
@@ -60,6 +61,8 @@ class Teacher(Checked, nn.Module):
         compile: compile the parts between taps, for the first size of batch that comes.
         inputs: ``own`` repaints the student's batch as the teacher's preprocessor would make it;
             ``student`` hands it over as it is.
+        scale: the teacher's pixels for one of the student's: the batch is resized to it, the boxes that a RoI
+            head scores with it; levels are compared by their strides in the student's pixels.
         strict: whether missing, unexpected or misshaped keys stop the run or are only reported.
         trust_checkpoint: unpickle the file without restriction.
         name: its name in messages.
@@ -78,6 +81,7 @@ class Teacher(Checked, nn.Module):
         fuse: bool = False,
         compile: bool = False,
         inputs: Literal['own', 'student'] = 'own',
+        scale: Positive = 1.0,
         strict: bool = True,
         trust_checkpoint: bool = False,
         name: str = 'teacher',
@@ -89,11 +93,14 @@ class Teacher(Checked, nn.Module):
         self.measured = False
         self.classes: tuple[str, ...] | None = None
         self.repaint: Repaint | None = None
+        self.scale = scale
         self.probed = Probe()
         self.config = _model_part(config)
         self.model = build_model(self.config)
         self._refuse_form()
         self._load(config, checkpoint, strict, trust_checkpoint)
+        divisor = getattr(getattr(self.model, 'data_preprocessor', None), 'pad_size_divisor', 1)
+        self.rescale = None if scale == 1 else Rescale(scale, divisor)
         self.requires_grad_(False)
         self.eval()
 
@@ -117,6 +124,8 @@ class Teacher(Checked, nn.Module):
 
     def probe(self, taps: Iterable[Tap], sizes: Iterable[int | None] = ()) -> Probe:
         """Dry-run to learn the shapes of the taps that will be asked for; see :func:`probe`."""
+        if self.rescale is not None:
+            sizes = [self.rescale.size((size, size))[0] for size in sizes if size]
         self.probed = probe(self.model, taps, self.owner, sizes)
         return self.probed
 
@@ -131,6 +140,8 @@ class Teacher(Checked, nn.Module):
         """Answer taps (by default all that were probed) for a batch that the student's preprocessor made."""
         asked = list(self.probed.shapes if taps is None else taps)
         images = inputs if self.repaint is None else self.repaint(inputs, samples)
+        if self.rescale is not None:
+            images, samples, rois = self.rescale(images, samples, rois)
 
         def run(model: nn.Module, form: Form) -> Features:
             return self._answer(model, form, asked, images, samples, rois)
