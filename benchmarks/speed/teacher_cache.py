@@ -2,8 +2,8 @@
 
     python benchmarks/speed/teacher_cache.py --rounds 9 --out benchmarks/speed/results/teacher_cache.json
 
-Every case is timed in turn: the plain teacher, its fast form on CPUs, the answer of that form from files that the
-system still has in memory (`warm`) and from files that it was told to forget (`cold`), and writing them.
+Every case is timed in turn: the plain teacher, its fast form on CPUs, the answer of that form from files that
+the system still has in memory (`warm`) and from files that it was told to forget (`cold`), and writing them.
 """
 
 from __future__ import annotations

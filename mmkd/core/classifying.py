@@ -26,6 +26,7 @@ class ClassifierMethod(Method):
     """
 
     usual_temperature = 4.0
+    scaled = True
 
     def __init__(
         self, temperature: Positive | None = None, standardize: bool = False, **options: Any

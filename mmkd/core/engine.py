@@ -26,7 +26,7 @@ from .checks import (
     tensors_of,
     totals_of,
 )
-from .likeness import class_difference
+from .likeness import class_difference, refuse_scale
 from .listening import listens_to
 from .method import Method
 from .readings import Readings
@@ -177,7 +177,10 @@ class Distillation(nn.Module):
         for name, method in self.methods.items():
             ours = Side(student, config, probed.shapes, STUDENT, probed.image)
             method.choose_weight(ours.task)
-            method.setup(ours, self._side(name))
+            theirs = self._side(name)
+            if not method.scaled:
+                refuse_scale(f'methods.{name}: {method.__class__.__name__}', theirs)
+            method.setup(ours, theirs)
         if not self.labels:
             refuse_readers_of_labels(self.methods, Side(student, config, {}, STUDENT))
             idle = freeze_unreached(student, self._student_taps(self.methods), probed.image)
@@ -346,7 +349,8 @@ class Distillation(nn.Module):
 def side_of(teacher: Teacher) -> Side:
     """What a method may know of a teacher, once it has been probed."""
     seen = teacher.probed
-    return Side(teacher.model, teacher.config, seen.shapes, teacher.owner, seen.image)
+    image = round(seen.image / teacher.scale)
+    return Side(teacher.model, teacher.config, seen.shapes, teacher.owner, image, teacher.scale)
 
 
 def scale_losses(losses: Losses, factor: float) -> None:

@@ -65,9 +65,14 @@ def refuse_other_classes(method: str, student: Side, teacher: Side) -> None:
 
 
 def refuse_other_shapes(
-    method: str, student: Side, teacher: Side, taps: tuple[list[Tap], list[Tap]], alike: bool = True
+    method: str,
+    student: Side,
+    teacher: Side,
+    taps: tuple[list[Tap], list[Tap]],
+    alike: bool = True,
+    sizes: bool = True,
 ) -> None:
-    """Stop if answers come in other numbers of levels, or (``alike``) in other shapes."""
+    """Stop if answers come in other numbers of levels or (``alike``) shapes (``sizes``: of maps, too)."""
     ours, theirs = levels_of(student, taps[0]), levels_of(teacher, taps[1])
     if len(ours) != len(theirs):
         raise InputError(
@@ -75,7 +80,7 @@ def refuse_other_shapes(
             f'{len(theirs)}; choose pairs with tap=dict(at=..., levels=[...])'
         )
     for (what, shape), (_, target) in zip(ours, theirs):
-        if alike and shape != target:
+        if alike and (shape != target if sizes else shape[:2] != target[:2]):
             raise InputError(
                 f'{method}: {what}: {student.owner} {tuple(shape)} against {teacher.owner} '
                 f'{tuple(target)}; logits need the same classes, anchors and strides'
@@ -110,6 +115,15 @@ def refuse_boxes(method: str, boxes: float, student: nn.Module) -> None:
     )
 
 
+def refuse_scale(method: str, teacher: Side | None) -> None:
+    """Stop if a method compares place by place what a teacher of another resolution has elsewhere."""
+    if teacher is not None and teacher.scale != 1:
+        raise InputError(
+            f'{method} compares answers place by place, and {teacher.owner} gives them for other places with '
+            f'scale={teacher.scale:g}; kd and the feature methods (pkd, cwd, fitnet) take it'
+        )
+
+
 def refuse_masks(method: str, student: nn.Module, teacher: nn.Module) -> None:
     """Stop if masks are asked for and are not compared."""
     lacking, owner = (
@@ -117,8 +131,8 @@ def refuse_masks(method: str, student: nn.Module, teacher: nn.Module) -> None:
     )
     raise InputError(
         f'{method}: masks=True: {owner} ({type(lacking).__name__}) has no FCN mask head on boxes of its '
-        'own; masks made otherwise (by filters of each object: CondInst, SOLOv2, RTMDet-Ins; by queries; '
-        'on features shared with the box head) are not compared: leave it out'
+        'own; masks that are made otherwise (by filters of each object, CondInst, SOLOv2, RTMDet-Ins; by '
+        'queries; on features shared with the box head) are not compared: leave it out'
     )
 
 

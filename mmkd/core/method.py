@@ -44,6 +44,8 @@ class Method(Checked, nn.Module):
     """Whether it runs parts of the teacher by itself, on what is another in every step."""
     task_weight: float = 1.0
     """What the student's own losses are multiplied by while the method has weight."""
+    scaled: ClassVar[bool] = False
+    """Whether its teacher may see the batch at another resolution."""
     ramped: ClassVar[bool] = False
     """Whether its terms have schedules beside the method's weight."""
     weights: ClassVar[dict[str, float]] = {}
@@ -167,6 +169,7 @@ class FeatureMethod(Method):
     """
 
     adapts: ClassVar[bool] = True
+    scaled = True
     compares_positions: ClassVar[bool] = False
     """Whether the distance is constant on maps of a single position."""
 

@@ -23,7 +23,8 @@ class Side:
         config: its model config.
         shapes: the shapes at its taps for one image of a dry run.
         owner: how messages call it.
-        image: height and width of that image.
+        image: height and width of that image, in the student's pixels.
+        scale: a teacher's pixels for one of the student's.
     """
 
     model: nn.Module
@@ -31,14 +32,16 @@ class Side:
     shapes: dict[Tap, list[Size]]
     owner: str
     image: int = 0
+    scale: float = 1.0
 
     def larger(self) -> Side:
         """The same for an image of four times the size; itself where the network takes no other size."""
         try:
-            seen = probe(self.model, self.shapes, self.owner, (4 * self.image,))
+            size = round(4 * self.image * self.scale)
+            seen = probe(self.model, self.shapes, self.owner, (size,))
         except InputError:
             return self
-        return replace(self, shapes=seen.shapes, image=seen.image)
+        return replace(self, shapes=seen.shapes, image=round(seen.image / self.scale))
 
     @property
     def task(self) -> str:

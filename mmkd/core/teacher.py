@@ -29,8 +29,9 @@ from ..files.checkpoints import (
 )
 from .cache import LIMIT, Cache, refuse_uncachable_taps
 from .forms import EXACT, PRECISIONS, Choice, Form, Precision, Run, fastest
-from .options import Checked, Count
+from .options import Checked, Count, Positive
 from .repainting import Pixels, Repaint
+from .rescaling import Rescale
 from .schedules import iterations_left
 from .unread import skip_unread
 
@@ -71,6 +72,8 @@ class Teacher(Checked, nn.Module):
         cache: a folder in which answers are kept; images that come again are answered from there, bit for bit.
             For data pipelines that draw nothing at random; others are refused.
         cache_limit: the bytes that may lie in that folder.
+        scale: the teacher's pixels for one of the student's: the batch is resized to it, the boxes that a RoI
+            head scores with it; levels are compared by their strides in the student's pixels.
         strict: whether missing, unexpected or misshaped keys stop the run or are only reported.
         trust_checkpoint: unpickle the file without restriction.
         name: its name in messages.
@@ -91,6 +94,7 @@ class Teacher(Checked, nn.Module):
         inputs: Literal['own', 'student'] = 'own',
         cache: str | Path | None = None,
         cache_limit: Count = LIMIT,
+        scale: Positive = 1.0,
         strict: bool = True,
         trust_checkpoint: bool = False,
         name: str = 'teacher',
@@ -102,11 +106,14 @@ class Teacher(Checked, nn.Module):
         self.measured = False
         self.classes: tuple[str, ...] | None = None
         self.repaint: Repaint | None = None
+        self.scale = scale
         self.probed = Probe()
         self.config = _model_part(config)
         self.model = build_model(self.config)
         self._refuse_form()
         self._load(config, checkpoint, strict, trust_checkpoint)
+        divisor = getattr(getattr(self.model, 'data_preprocessor', None), 'pad_size_divisor', 1)
+        self.rescale = None if scale == 1 else Rescale(scale, divisor)
         self.cache: Cache | None = None
         if cache is not None:
             identity = f'{hash_of(self.model)} {self.config!r}'
@@ -137,6 +144,8 @@ class Teacher(Checked, nn.Module):
         taps = list(taps)
         if self.cache is not None:
             refuse_uncachable_taps(self.owner, taps)
+        if self.rescale is not None:
+            sizes = [self.rescale.size((size, size))[0] for size in sizes if size]
         self.probed = probe(self.model, taps, self.owner, sizes)
         return self.probed
 
@@ -151,6 +160,8 @@ class Teacher(Checked, nn.Module):
         """Answer taps (by default all that were probed) for a batch that the student's preprocessor made."""
         asked = list(self.probed.shapes if taps is None else taps)
         images = inputs if self.repaint is None else self.repaint(inputs, samples)
+        if self.rescale is not None:
+            images, samples, rois = self.rescale(images, samples, rois)
 
         def run(model: nn.Module, form: Form) -> Features:
             return self._answer(model, form, asked, images, samples, rois)

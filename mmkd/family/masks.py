@@ -73,7 +73,8 @@ def has_roi_masks(model: Any) -> bool:
     """Whether a model makes masks of boxes, by heads that can be run on any boxes."""
     roi = getattr(model, 'roi_head', None)
     heads = getattr(roi, 'mask_head', None)
-    if heads is None or getattr(roi, 'mask_roi_extractor', None) is roi.bbox_roi_extractor:
+    own = getattr(roi, 'mask_roi_extractor', None)
+    if roi is None or heads is None or own in (None, getattr(roi, 'bbox_roi_extractor', None)):
         return False
     each = heads if isinstance(heads, nn.ModuleList) else [heads]
     fcn = all(definer(head, 'loss_and_target') == 'FCNMaskHead' for head in each)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.levels import pair_by_stride
 from ..core.likeness import (
     refuse_masks,
     refuse_other_classes,
@@ -20,6 +21,7 @@ from ..family.heads import head_kind, logit_taps
 from ..family.logits import STANDARD_TEMPERATURE, LogitDivergence
 from ..family.masks import MaskDivergence
 from ..family.taps import Tap, parse_taps
+from ..necks.adapters import resize
 from ..registry import MODELS
 
 
@@ -56,6 +58,7 @@ class KD(Method):
     """
 
     shares = {'classification': 3.0, 'detection': 1.0}
+    scaled = True
 
     def __init__(
         self,
@@ -110,19 +113,31 @@ class KD(Method):
         """Look at both heads: sigmoid or softmax, as many classes, logits of the same shapes."""
         assert teacher is not None
         refuse_other_classes('KD', student, teacher)
-        alike = self.divergence is not None and self.divergence.kind != 'query'
-        refuse_other_shapes('KD', student, teacher, self.logits, alike)
+        kind = '' if self.divergence is None else self.divergence.kind
+        if kind == 'dense' and teacher.scale != 1:
+            self._pair_levels(student, teacher)
+        sizes = teacher.scale == 1
+        refuse_other_shapes('KD', student, teacher, self.logits, kind != 'query', sizes)
         if self.mask_divergence is not None:
             taps = self.mask_divergence.taps
             refuse_other_shapes('KD: masks', student, teacher, (taps, taps))
             # not before: a dry run calls no loss
             self.student_taps = [*self.student_taps, *self.mask_divergence.losses]
 
+    def _pair_levels(self, student: Side, teacher: Side) -> None:
+        """Compare the levels whose strides are alike in the student's pixels."""
+        old, new = self.logits, pair_by_stride('KD', student, teacher, *self.logits)
+        self.logits = new
+        self.student_taps = [*new[0], *(t for t in self.student_taps if t not in old[0])]
+        self.teacher_taps = [*new[1], *(t for t in self.teacher_taps if t not in old[1])]
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The divergence, divided by rows, or for dense heads by the objects the teacher expects."""
         assert self.divergence is not None
         ours = [t for tap in self.logits[0] for t in step.student[tap]]
         theirs = [t for tap in self.logits[1] for t in step.answers()[tap]]
+        if self.divergence.kind in ('dense', 'pixel'):  # of a teacher that sees larger images
+            theirs = [resize(t, s.shape[-2:]) for s, t in zip(ours, theirs)]
         found = {'loss': self.divergence(ours, theirs)}
         if self.mask_divergence is not None:
             found['loss_masks'] = self.mask_divergence(step.student, step.answers())

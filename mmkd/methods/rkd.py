@@ -39,6 +39,8 @@ class RKD(Method):
     25.0
     """
 
+    scaled = True
+
     def __init__(
         self,
         distance: NonNegative = 25.0,
