@@ -99,7 +99,9 @@ class KDDETR(Method):
                 f'KDDETR: a query of {student.owner} is {_words(ours)}, one of {teacher.owner} '
                 f'{_words(theirs)}; needed: decoders of one kind and width. For others: kd, pkd, cwd'
             )
-        shapes = [tuple(side.shapes[MEMORY][0]) for side in (student, teacher)]
+        shapes: list[tuple[int, ...]] = [
+            tuple(side.shapes[MEMORY][0]) for side in (student, teacher)
+        ]
         if self.memory and shapes[0] != shapes[1]:
             raise InputError(
                 f'KDDETR: memory={self.memory!r}: the encoder of {student.owner} gives {shapes[0]}, that of '
@@ -152,7 +154,7 @@ class KDDETR(Method):
     @torch.no_grad()
     def _told(self, step: Step, queries: Queries) -> Found:
         """What the teacher finds with queries; in a fast form its products are of lower precision."""
-        guide = self.models[1]
+        guide: Any = self.models[1]
         dtype = min((p.dtype for p in guide.decoder.parameters()), key=lambda kind: kind.itemsize)
         device = queries['query'].device.type
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):

@@ -339,7 +339,7 @@ def _schedule(value: Any, default: float, task: str) -> Schedule:
 def _classes(student: Side, taps: list[Tap]) -> tuple[int, int]:
     """How many classes a classifier's logits have, and how many vectors; a head that gives none is refused."""
     shapes = [shape for _, shape in levels_of(student, taps)]
-    classes = getattr(logit_head(student.model), 'num_classes', None)
+    classes: Any = getattr(logit_head(student.model), 'num_classes', None)
     if not shapes or any(len(shape) != 2 or shape[1] != classes for shape in shapes):
         raise InputError(
             f'FRSKD: the head of {student.owner} gives {[tuple(s) for s in shapes]} and has '
