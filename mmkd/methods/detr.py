@@ -99,13 +99,11 @@ class KDDETR(Method):
                 f'KDDETR: a query of {student.owner} is {_words(ours)}, one of {teacher.owner} '
                 f'{_words(theirs)}; needed: decoders of one kind and width. For others: kd, pkd, cwd'
             )
-        shapes: list[tuple[int, ...]] = [
-            tuple(side.shapes[MEMORY][0]) for side in (student, teacher)
-        ]
-        if self.memory and shapes[0] != shapes[1]:
+        own, other = (tuple(side.shapes[MEMORY][0]) for side in (student, teacher))
+        if self.memory and own != other:
             raise InputError(
-                f'KDDETR: memory={self.memory!r}: the encoder of {student.owner} gives {shapes[0]}, that of '
-                f'{teacher.owner} {shapes[1]}; needed: the same positions. Leave it out, or take pkd'
+                f'KDDETR: memory={self.memory!r}: the encoder of {student.owner} gives {own}, that of '
+                f'{teacher.owner} {other}; needed: the same positions. Leave it out, or take pkd'
             )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
