@@ -1,4 +1,4 @@
-"""Write a page of what trainings have logged: verdict, curves, and what finished networks see.
+"""Write a page of what trainings have logged and learnt.
 
 Training may still be running, have been stopped, or have been done with several seeds. The page is one file
 that needs no network.
