@@ -309,9 +309,15 @@ def test_the_checkpoint_that_a_family_writes_is_clean(family, tmp_path):
     Teacher(config, saved(tmp_path / 't.pth', config))
 
 
-def test_a_distillation_of_classes_alone_does_not_run_the_teachers_box_branch(hub, quick_bf16):
+@pytest.mark.parametrize('form', [None, Form(fuse=True), EXACT], ids=str)
+def test_a_distillation_of_classes_alone_does_not_run_the_teachers_box_branch(
+    hub, quick_bf16, form
+):
+    """Also where the form is known, from a dumped config or a checkpoint; the exact one is run wholly."""
     model = h.distiller(h.retinanet(), h.retinanet(width=16), kd=dict(type='mmkd.KD'))
+    if form is not None:
+        model.distillation.teachers['teacher'].keep(form)
     h.losses_of(model, 'retinanet')
     head = model.distillation.teachers['teacher'].model.bbox_head
-    assert isinstance(vars(head.retina_reg).get('forward'), Zeros)
+    assert isinstance(vars(head.retina_reg).get('forward'), Zeros) == (form != EXACT)
     assert 'forward' not in vars(head.retina_cls)
