@@ -77,14 +77,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(student: str, variant: dict[str, Any]) -> nn.Module:
-    """The student, or a Distiller of it, with an untrained teacher where a method needs one."""
+def build(student: str, variant: dict[str, Any], guide: str | None = None) -> nn.Module:
+    """The student, or a Distiller of it, with an untrained teacher where a method needs one.
+
+    Args:
+        student: one of the students above.
+        variant: methods, and options of the teacher.
+        guide: the config of another teacher than the student's usual one.
+    """
     cfg = load_config(STUDENTS[student])
     scope = cfg.default_scope
     if variant:
         methods = variant['methods']
         needed = any(find_method(name).needs_teacher for name in methods)
-        teacher = (TEACHERS[student], 'untrained') if needed else (None, None)
+        teacher = (guide or TEACHERS[student], 'untrained') if needed else (None, None)
         options = dict(teacher=variant.get('teacher', {})) if needed else {}
         cfg = mmkd.distill(STUDENTS[student], methods, *teacher, options)
     model = cfg.model if variant else model_config(cfg)
@@ -164,12 +170,13 @@ def measure(
     count: int,
     device: str = 'cpu',
     amp: str = 'none',
+    guide: str | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Times of every variant, one for each round, and its multiply-adds."""
     runs = {}
     for name in names:
         torch.manual_seed(0)
-        model = build(student, VARIANTS[name]).to(device)
+        model = build(student, VARIANTS[name], guide).to(device)
         runs[name] = (model, optimizers_of(model))
     counted = {
         name: multiply_adds(model, fake_batch(model, size, count))
@@ -187,6 +194,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--student', default='retinanet', choices=list(STUDENTS))
+    parser.add_argument('--teacher', help='the config of another teacher than the usual one')
     parser.add_argument('--variants', nargs='+', default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--size', type=int, default=256)
@@ -198,7 +206,8 @@ def main() -> None:
     # a teacher measures its fast forms at the start of a long training
     MessageHub.get_current_instance().update_info('max_iters', ITERATIONS)
     shape = args.rounds, args.size, args.batch_size
-    times, counted = measure(args.student, args.variants, *shape, args.device, args.amp)
+    running = args.device, args.amp, args.teacher
+    times, counted = measure(args.student, args.variants, *shape, *running)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians[args.variants[0]]
     print('| variant | s / step | ratio | multiply-adds |\n|---|---|---|---|')
@@ -214,6 +223,7 @@ def main() -> None:
         )
         about.update(
             student=args.student,
+            teacher=args.teacher or TEACHERS.get(args.student),
             multiply_adds=counted,
             size=args.size,
             batch_size=args.batch_size,

@@ -123,14 +123,23 @@ class Cache:
                 f'{self.owner}: what passes at {at!r} has shape {shape}, and its first axis is not the '
                 f'{len(images)} images of the batch; leave cache out'
             )
-        turned = samples and [samples[-1], *samples[:-1]]
-        others = ask(images.roll(1, 0), turned) if len(images) > 1 else answers
-        for tap in taps if others is not answers else ():
-            pairs = zip(flatten(answers.calls(tap)), flatten(others.calls(tap)))
-            if any(not _near(ours.roll(1, 0), theirs) for ours, theirs in pairs):
+        if len(images) > 1:
+            self._check_alone(images, samples, answers, taps, ask)
+
+    def _check_alone(
+        self, images: Tensor, samples: Any, answers: Features, taps: list[Tap], ask: Ask
+    ) -> None:
+        """Ask once more about the first image, at another place and among others."""
+        moved = images.roll(1, 0)
+        others = -moved
+        others[1] = moved[1]
+        second = ask(others, samples and [samples[-1], *samples[:-1]])
+        for tap in taps:
+            pairs = zip(flatten(answers.calls(tap)), flatten(second.calls(tap)))
+            if any(not _near(before[0], after[1]) for before, after in pairs):
                 raise InputError(
-                    f'{self.owner}: what passes at {tap.at!r} depends on the order of the images in a '
-                    'batch, or on chance: an answer is not of one image alone; leave cache out'
+                    f'{self.owner}: what passes at {tap.at!r} for an image depends on the other images of the '
+                    'batch, on its place in it, or on chance; leave cache out'
                 )
 
     def _say(self) -> None:

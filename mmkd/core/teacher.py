@@ -167,7 +167,7 @@ class Teacher(Checked, nn.Module):
             return self._answer(model, form, asked, images, samples, rois)
 
         if not self.settled:
-            if not rois and self._worth():
+            if not rois and self._long():
                 self._skip_unread(images[:1], samples and samples[:1])
             self._choose(run, images.device.type)
         if self.cache is None:
@@ -182,6 +182,12 @@ class Teacher(Checked, nn.Module):
     def free(self) -> bool:
         """Whether the form is still to be chosen."""
         return not self.settled and self.speed != 'exact' and self.form == EXACT
+
+    def keep(self, form: Form) -> None:
+        """Measure nothing, and take this form when the first batch comes."""
+        self.form = form
+        if form == EXACT:
+            self.take(form)
 
     def take(self, form: Form) -> None:
         """Run in this form from now on, and measure nothing."""
@@ -224,8 +230,14 @@ class Teacher(Checked, nn.Module):
         print_log(f'{self.owner}: speed={self.speed}: {choice}', 'current')
 
     def _worth(self) -> bool:
-        """Whether training is long enough to look for something faster."""
-        return self.free and (self.speed == 'max' or iterations_left() >= WORTH)
+        """Whether to look for something faster."""
+        return self.free and self._long()
+
+    def _long(self) -> bool:
+        """Whether training is long enough, where something faster is wanted."""
+        if self.speed == 'exact':
+            return False
+        return self.speed == 'max' or iterations_left() >= WORTH
 
     def _skip_unread(self, images: Tensor, samples: Any) -> None:
         """Of all taps, those included that no method reads yet."""

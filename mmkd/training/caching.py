@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.distiller import untouched_randomness
 from ..core.teacher import Teacher
 from ..errors import InputError
+from ..family.taps import flatten
 
 RANDOM = (
     'Random', 'Mosaic', 'MixUp', 'Mixup', 'CutMix', 'CutOut', 'Cutout', 'CopyPaste', 'PhotoMetric',
@@ -34,6 +35,7 @@ def refuse_passing_images(runner: Runner, teachers: Mapping[str, Teacher]) -> No
         return
     loader = runner.train_dataloader
     preprocessor = getattr(runner.model, 'module', runner.model).data_preprocessor
+    cure = 'leave it out of the config'
     reason = (
         random_augmentation(preprocessor)
         or random_transform(loader.dataset)
@@ -41,10 +43,9 @@ def refuse_passing_images(runner: Runner, teachers: Mapping[str, Teacher]) -> No
     )
     if reason is None and batch_size(loader) > 1 and not _padded(preprocessor):
         reason = several_sizes(loader.dataset)
+        cure = 'give them one size (Resize with keep_ratio=False, or BatchFixedSizePad)'
     if reason is not None:
-        raise InputError(
-            f'{cached[0].owner}: cache: {reason}; leave it out of the config, or leave cache out'
-        )
+        raise InputError(f'{cached[0].owner}: cache: {reason}; {cure}, or leave cache out')
 
 
 def random_augmentation(preprocessor: Any) -> str | None:
@@ -82,8 +83,8 @@ def other_each_time(dataset: Any) -> str | None:
     """
     with untouched_randomness():
         for index in _spread(len(dataset), DRAWN):
-            first, *others = (_image(dataset[index]) for _ in range(TIMES))
-            if any(first.shape != o.shape or not torch.equal(first, o) for o in others):
+            first, *others = (_images(dataset[index]) for _ in range(TIMES))
+            if not all(torch.equal(a, b) for other in others for a, b in zip(first, other)):
                 names = dict.fromkeys(type(part).__name__ for part in parts_of(dataset))
                 return (
                     f'image {index} of the train_dataloader is another each time it is read: one of '
@@ -95,13 +96,14 @@ def other_each_time(dataset: Any) -> str | None:
 def several_sizes(dataset: Any) -> str | None:
     """Images of several sizes, which are padded to the largest of their batch; None if all have one."""
     with untouched_randomness():
-        sizes = {tuple(_image(dataset[i]).shape[-2:]) for i in _spread(len(dataset), LOOKED_AT)}
+        looked_at = [_images(dataset[index]) for index in _spread(len(dataset), LOOKED_AT)]
+    sizes = {tuple(image.shape[-2:]) for images in looked_at for image in images[:1]}
     if len(sizes) < 2:
         return None
     shown = ', '.join(f'{height}x{width}' for height, width in sorted(sizes)[:3])
     return (
         f'images have several sizes ({shown}) and are padded to the largest of their batch, which is another '
-        'in each epoch: the transform that gives them (Resize takes keep_ratio=False, Pad a size)'
+        'in each epoch'
     )
 
 
@@ -155,9 +157,9 @@ def _spread(length: int, count: int) -> list[int]:
     >>> _spread(100, 3), _spread(2, 3)
     ([0, 33, 66], [0, 1])
     """
-    return sorted({length * index // count for index in range(min(length, count))})
+    count = min(length, count)
+    return [length * index // count for index in range(count)]
 
 
-def _image(sample: Any) -> Tensor:
-    inputs = sample['inputs']
-    return inputs if isinstance(inputs, Tensor) else torch.as_tensor(inputs)
+def _images(sample: Any) -> list[Tensor]:
+    return flatten(sample['inputs'] if isinstance(sample, Mapping) else sample)

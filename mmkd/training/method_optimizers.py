@@ -145,7 +145,7 @@ class DistillationHook(Hook):
             bare(runner).distillation.shares.resume(on_cpu(checkpoint[MEASURED]))
         for name, form in checkpoint.get(FORMS, {}).items():
             if teachers_of(runner)[name].free:
-                teachers_of(runner)[name].take(Form(**form))
+                teachers_of(runner)[name].keep(Form(**form))
         for name, optimizer in self.optimizers.items():
             if name in checkpoint.get(KEY, {}):
                 optimizer.load_state_dict(on_cpu(checkpoint[KEY][name]))
