@@ -2,6 +2,7 @@
 
     python benchmarks/compatibility/sweep.py run --toolbox mmdet     # writes results/mmdet.jsonl, resumable
     python benchmarks/compatibility/sweep.py run --toolbox mmdet --pick smallest --folders retinanet yolox
+    python benchmarks/compatibility/sweep.py run --toolbox mmdet --sample 30    # others, drawn at random
     python benchmarks/compatibility/sweep.py table                   # writes docs/compatibility.md
 
 Each attempt is a forked process of its own, bounded in time and memory: the toolbox alone first (loss,
@@ -14,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import re
 import resource
 import signal
@@ -52,6 +54,15 @@ def folders(toolbox: str, pick: str = 'light', only: Collection[str] = ()) -> di
         matching = {f: [c for c in cs if fnmatch(Path(c).name, pick)] for f, cs in found.items()}
         found = {folder: configs for folder, configs in matching.items() if configs}
     return {folder: choose(toolbox, configs, pick) for folder, configs in found.items()}
+
+
+def further(toolbox: str, number: int) -> list[tuple[str, str]]:
+    """A fixed random sample of configs beside those of :func:`folders`, each with its folder."""
+    first = set(folders(toolbox).values())
+    every = [
+        (f, c) for f, cs in every_config(toolbox).items() for c in sorted(cs) if c not in first
+    ]
+    return sorted(random.Random(7).sample(every, number))
 
 
 def every_config(toolbox: str) -> dict[str, list[str]]:
@@ -316,7 +327,8 @@ def run(args: argparse.Namespace) -> None:
             print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
         return reply.startswith('ok')
 
-    for folder, config in folders(args.toolbox, args.pick, args.folders).items():
+    chosen = list(folders(args.toolbox, args.pick, args.folders).items())
+    for folder, config in further(args.toolbox, args.sample) if args.sample else chosen:
         if done.get((config, 'alone'), 'ok').startswith('ok'):
             for method in args.methods:
                 if not trains(folder, config, method) and not trains(folder, config, 'alone'):
@@ -341,6 +353,7 @@ def main() -> None:
     sweep.add_argument('--methods', nargs='*', default=['pkd'], choices=METHODS)
     sweep.add_argument('--again', action='store_true', help='also what has failed with a method')
     sweep.add_argument('--pick', default='light', help='which config of a folder: see folders()')
+    sweep.add_argument('--sample', type=int, help='so many further configs in place of those')
     sweep.add_argument('--folders', nargs='*', default=[], help='only these')
     sweep.add_argument('--seconds', type=int, default=120, help='of a core')
     sweep.add_argument('--gigabytes', type=int, default=10)

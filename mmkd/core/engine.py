@@ -204,7 +204,7 @@ class Distillation(nn.Module):
             listeners = [m for n, m in active.items() if self._listens[n] == name]
             taps = [tap for method in listeners for tap in method.teacher_taps]
             rois: Rois = {
-                roi_stage(tap): features.calls(boxes)[0][1].detach()
+                roi_stage(tap): _of_images(features.calls(boxes)[0][1].detach(), len(inputs))
                 for tap, boxes in _roi_links(listeners)
             }
             answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
@@ -365,6 +365,11 @@ def _weighted(name: str, values: Mapping[str, Tensor], factors: Mapping[str, flo
         f'{name}/{term}': value * factors[term] if term in factors else value.detach()
         for term, value in values.items()
     }
+
+
+def _of_images(rois: Tensor, images: int) -> Tensor:
+    """Boxes by image; a student that runs branches of its own on a batch (TridentNet) has them by branch."""
+    return torch.cat([rois[:, :1] % images, rois[:, 1:]], 1)
 
 
 def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:

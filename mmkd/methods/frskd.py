@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.levels import channels_of, levels_of
+from ..core.likeness import refuse_mixed
 from ..core.method import Method, Taps, refuse_unordered
 from ..core.options import Count, Positive, Share
 from ..core.schedules import Schedule, Weight, build_schedule
@@ -147,6 +148,7 @@ class FRSKD(Method):
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build the self-teacher: its pyramid, and heads as the student's."""
         refuse_unordered('FRSKD', student, self.maps)
+        refuse_mixed('FRSKD', student, self.logits)
         channels = channels_of(student, self.maps)
         pyramid = BiFPN(channels, **self._form(student.task, channels))
         self.self_teacher = self._self_teacher(student, pyramid)

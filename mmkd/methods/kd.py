@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.likeness import (
+    refuse_mixed,
     refuse_other_classes,
     refuse_other_kinds,
     refuse_other_shapes,
@@ -92,6 +93,8 @@ class KD(Method):
         taps = self.student_taps, self.teacher_taps
         alike = self.divergence is not None and self.divergence.kind != 'query'
         refuse_other_shapes('KD', student, teacher, taps, alike)
+        if self._tap is None:
+            refuse_mixed('KD', student, self.student_taps)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The divergence, divided by rows, or for dense heads by the objects the teacher expects."""
