@@ -638,9 +638,14 @@ def bare_head(student):
     student.head = dict(type='ClsHead')
 
 
+def one_map(student):
+    student.neck, student.backbone.out_indices, student.bbox_head.in_channels = None, [3], 64
+
+
 @pytest.mark.parametrize(
     ('family', 'change', 'options', 'words'),
     [
+        ('retinanet', one_map, dict(), 'which the pyramid refines by one another'),
         ('classifier', None, dict(tap='backbone'), 'a single level'),
         ('classifier', None, dict(tap=['backbone.layer3', 'backbone.layer2']), 'grow: [(8, 8), (16, 16)]'),
         ('classifier', bare_head, dict(), 'num_classes=None; needed: vectors of class logits'),
