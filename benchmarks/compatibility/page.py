@@ -54,9 +54,9 @@ INTRODUCTION = (
     'One config of each folder (one that is named like a small one, where there is one), two drawn images,\n'
     "random weights, one CPU thread: loss, backward and predict by each method with the family's own model as\n"
     'the teacher; where that fails, the toolbox alone. Synchronised norms became plain ones, weights were not\n'
-    'downloaded, batches were not enlarged, and a sampler drew at most 50 boxes. Prediction is tried alone and\n'
-    'with `pkd`. "no: ..." is what a method refuses in one sentence, before training; an empty cell was not\n'
-    'tried. Written by `benchmarks/compatibility/sweep.py table` on {date}.\n'
+    'downloaded, batches were not enlarged, and a sampler drew at most 50 boxes. Prediction is tried\n'
+    'alone and with `pkd`. "no: ..." is what a method refuses in one sentence, before training; an empty cell\n'
+    'was not tried. Written by `benchmarks/compatibility/sweep.py table` on {date}.\n'
 )
 PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
 
