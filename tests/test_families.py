@@ -17,6 +17,10 @@ from mmkd.files.checkpoints import load_weights, read_checkpoint, weights_of
 SWEEP = Path(__file__).parents[1] / 'benchmarks/compatibility/sweep.py'
 THIN = {'backbone.depth': 18, 'backbone.base_channels': 8, 'neck.in_channels': [8, 16, 32, 64]}
 NARROW = {'neck.out_channels': 16, 'bbox_head.in_channels': 16, 'bbox_head.feat_channels': 16}
+NARROW_RTMDET = {
+    'backbone.widen_factor': 0.125, 'neck.in_channels': [32, 64, 128], 'neck.out_channels': 32,
+    'bbox_head.in_channels': 32, 'bbox_head.feat_channels': 32,
+}
 SMALL = {
     'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': {
         **THIN, 'rpn_head.num_proposals': 10,
@@ -89,6 +93,18 @@ def test_it_trains_by_pkd(sweep, config):
     cfg = small(sweep, toolbox, config, SMALL[config])
     size = pipeline_size(cfg) if toolbox == 'mmpretrain' else 128
     assert sweep.one_step(toolbox, cfg, 'pkd', size).startswith('ok')
+
+
+OTHER_METHODS = {
+    'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py': 'kd+bckd+cross_kd',
+    'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py': 'frskd',  # its head rewrites the masks that it is given
+}
+
+
+@pytest.mark.parametrize('config', OTHER_METHODS)
+def test_it_trains_by_methods_that_run_its_heads(sweep, config):
+    cfg = small(sweep, 'mmdet', config, SMALL.get(config, NARROW_RTMDET))
+    assert sweep.one_step('mmdet', cfg, OTHER_METHODS[config], 128) == 'ok'
 
 
 def own_checkpoint(sweep, toolbox, config, file):

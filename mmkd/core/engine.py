@@ -16,6 +16,7 @@ from ..collectives import on_any_rank
 from ..errors import InputError
 from ..family.roi import Rois, box_tap, in_roi_head, roi_stage
 from ..family.running import Probe, observe, probe
+from ..family.samples import own_samples
 from ..family.taps import Features, Tap, capture
 from .checks import (
     Weighty,
@@ -110,6 +111,7 @@ class Distillation(nn.Module):
             self._start()
             return self._touched(nothing(student), now)
         buffers = [(b, b.clone()) for b in student.buffers()] if self.skip_nonfinite else []
+        given = own_samples(samples) if any(m.trains_heads for m in active.values()) else samples
         with self._captured(student, active, inputs, samples) as features:
             losses = dict(task()) if self.labels else {}
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
@@ -125,7 +127,7 @@ class Distillation(nn.Module):
             scale_losses(losses, math.prod(method.task_weight for method in active.values()))
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
-                values = method(Step(inputs, samples, now, features, teacher, own, rerun))
+                values = method(Step(inputs, given, now, features, teacher, own, rerun))
                 factors = method.loss_weights(values, weights[name], losses, features)
                 terms.update(_weighted(name, values, factors))
         if terms and not self._finite(terms, self._verdicts[1]):

@@ -42,6 +42,8 @@ class Method(Checked, nn.Module):
     needs_teacher: ClassVar[bool] = True
     task_weight: float = 1.0
     """What the student's own losses are multiplied by while the method has weight."""
+    trains_heads: ClassVar[bool] = False
+    """Whether heads of its own learn, with the labels as they were before the student's heads."""
     ramped: ClassVar[bool] = False
     """Whether its terms have schedules beside the method's weight."""
     weights: ClassVar[dict[str, float]] = {}

@@ -89,6 +89,7 @@ class FRSKD(Method):
     """
 
     needs_teacher = False
+    trains_heads = True
     ramped = True
 
     def __init__(
