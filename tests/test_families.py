@@ -18,8 +18,11 @@ SWEEP = Path(__file__).parents[1] / 'benchmarks/compatibility/sweep.py'
 THIN = {'backbone.depth': 18, 'backbone.base_channels': 8, 'neck.in_channels': [8, 16, 32, 64]}
 NARROW = {'neck.out_channels': 16, 'bbox_head.in_channels': 16, 'bbox_head.feat_channels': 16}
 NARROW_RTMDET = {
-    'backbone.widen_factor': 0.125, 'neck.in_channels': [32, 64, 128], 'neck.out_channels': 32,
-    'bbox_head.in_channels': 32, 'bbox_head.feat_channels': 32,
+    'backbone.widen_factor': 0.125,
+    'neck.in_channels': [32, 64, 128],
+    'neck.out_channels': 32,
+    'bbox_head.in_channels': 32,
+    'bbox_head.feat_channels': 32,
 }
 SMALL = {
     'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py': {
