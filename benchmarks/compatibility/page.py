@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 
 from sweep import METHODS, RESULTS, rows_of
 
@@ -35,12 +35,28 @@ REASONS = {
     r"SSDHead.*'loss_cls'": "SSD's prediction has a defect in this mmdet",
 }
 """What answers mean, by a pattern in them."""
+MISFITS = {
+    r'is for sigmoid classes': 'softmax classes',
+    r'has sigmoid classes': 'sigmoid classes',
+    r'is for a dense head': 'no dense head',
+    r'boxes told by bins': 'no bins',
+    r'no head with class logits': 'no class logits',
+    r'no tower of convolutions': 'no towers',
+    r'by anchor or point|numbers at each place': 'boxes among the classes',
+    r'queries of its own': 'boxes come with queries',
+    r'a single level': 'a single map',
+    r'the maps of .* grow': 'maps that grow',
+    r'does none of': 'no labels of a task',
+    r"tap 'head': the module exists but": 'logits in its loss alone',
+}
+"""Why a method refuses a family, in short."""
 INTRODUCTION = (
     'One config of each folder (one that is named like a small one, where there is one), two drawn images,\n'
     "random weights, one CPU thread: loss, backward and predict by each method with the family's own model as\n"
     'the teacher; where that fails, the toolbox alone. Synchronised norms became plain ones, weights were not\n'
-    'downloaded, batches were not enlarged, and a sampler drew at most 50 boxes. Written by\n'
-    '`benchmarks/compatibility/sweep.py table`.\n'
+    'downloaded, batches were not enlarged, and a sampler drew at most 50 boxes. Prediction is tried\n'
+    'alone and with `pkd`. "no: ..." is what a method refuses in one sentence, before training; an empty cell\n'
+    'was not tried. Written by `benchmarks/compatibility/sweep.py table` on {date}.\n'
 )
 PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentation'}
 
@@ -48,7 +64,7 @@ PROJECTS = {'mmdet': 'mmdet', 'mmpretrain': 'mmpretrain', 'mmseg': 'mmsegmentati
 def table() -> Iterator[str]:
     """The page of the results."""
     yield '# Which families train\n'
-    yield INTRODUCTION
+    yield INTRODUCTION.format(date=date.today())
     for path in sorted(RESULTS.glob('*.jsonl')):
         configs: dict[str, dict[str, str]] = {}
         for row in rows_of(path):
@@ -66,10 +82,8 @@ def section(configs: dict[str, dict[str, str]], what: str) -> Iterator[str]:
     """How many trained, a table of those, and why the others do not train alone."""
     trained = {c: by for c, by in configs.items() if by.get('alone', 'ok').startswith('ok')}
     methods = [m for m in METHODS if any(m in by for by in configs.values())]
-    works = Counter(m for by in trained.values() for m in methods if by.get(m, '').startswith('ok'))
-    counts = ', '.join(
-        f'`{m}` {works[m]} (of {sum(m in by for by in trained.values())})' for m in methods
-    )
+    told = {m: [short(by[m]) for by in trained.values() if m in by] for m in methods}
+    counts = ', '.join(f'`{m}` {count(answers)}' for m, answers in told.items())
     yield f'{len(configs)} {what}; the toolbox alone trains {len(trained)}; of these {counts}.\n'
     yield '| config | ' + ' | '.join(methods) + ' |\n|' + '---|' * (len(methods) + 1)
     for config, by in trained.items():
@@ -80,8 +94,20 @@ def section(configs: dict[str, dict[str, str]], what: str) -> Iterator[str]:
     yield ''
 
 
+def count(answers: list[str]) -> str:
+    """How many of some answers are a yes, and how many a refusal.
+
+    >>> count(['yes', 'yes (what it lacks)', 'no: no bins'])
+    '2 (of 3, 1 refused)'
+    """
+    works, refused = (sum(a.startswith(word) for a in answers) for word in ('yes', 'no: '))
+    return f'{works} (of {len(answers)}' + (f', {refused} refused)' if refused else ')')
+
+
 def short(reply: str) -> str:
     """An answer fit for a table: why, in a sentence, where that is known."""
+    if misfit := next((why for pattern, why in MISFITS.items() if re.search(pattern, reply)), ''):
+        return f'no: {misfit}'
     known = next((why for pattern, why in REASONS.items() if re.search(pattern, reply)), '')
     if reply.startswith('ok,'):
         return f'yes ({known or "does not predict: " + reply.split("predict: ")[-1][:120]})'

@@ -2,6 +2,7 @@
 
     python benchmarks/compatibility/sweep.py run --toolbox mmdet     # writes results/mmdet.jsonl, resumable
     python benchmarks/compatibility/sweep.py run --toolbox mmdet --pick smallest --folders retinanet yolox
+    python benchmarks/compatibility/sweep.py run --toolbox mmdet --sample 30    # others, drawn at random
     python benchmarks/compatibility/sweep.py table                   # writes docs/compatibility.md
 
 Each attempt is a forked process of its own, bounded in time and memory: the toolbox alone first (loss,
@@ -14,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import re
 import resource
 import signal
@@ -52,6 +54,15 @@ def folders(toolbox: str, pick: str = 'light', only: Collection[str] = ()) -> di
         matching = {f: [c for c in cs if fnmatch(Path(c).name, pick)] for f, cs in found.items()}
         found = {folder: configs for folder, configs in matching.items() if configs}
     return {folder: choose(toolbox, configs, pick) for folder, configs in found.items()}
+
+
+def further(toolbox: str, number: int) -> list[tuple[str, str]]:
+    """A fixed random sample of configs beside those of :func:`folders`, each with its folder."""
+    first = set(folders(toolbox).values())
+    every = [
+        (f, c) for f, cs in every_config(toolbox).items() for c in sorted(cs) if c not in first
+    ]
+    return sorted(random.Random(7).sample(every, number))
 
 
 def every_config(toolbox: str) -> dict[str, list[str]]:
@@ -185,7 +196,7 @@ def attempt(toolbox: str, config: str, method: str | None) -> str:
 
 
 def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
-    """Train a config's model for one step, alone or by a method, and predict; what was seen in a word."""
+    """Train a config's model for one step, alone or by methods (``sfr+kd``), and predict; what was seen."""
     import torch
     from mmengine.registry import DefaultScope
 
@@ -197,8 +208,9 @@ def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
     node = cfg.model
     if 'size' in (node.get('data_preprocessor') or {}):
         node.data_preprocessor.size = (size, size)  # mmseg pads to it
+    names = method.split('+') if method else []
     if method is not None:
-        taught = find_method(method).needs_teacher
+        taught = any(find_method(name).needs_teacher for name in names)
         teacher = dict(teacher=cfg, checkpoint='untrained') if taught else {}
         node = mmkd.distill(cfg, method, **teacher).model
     with DefaultScope.overwrite_default_scope(toolbox):
@@ -221,7 +233,7 @@ def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
         if not total.isfinite():
             return 'losses are not finite'
         total.backward()
-        if method is not None and not any(name.startswith(f'{method}/') for name in losses):
+        if not {f'{name}/' for name in names} <= {re.sub('/.*', '/', term) for term in losses}:
             return 'no term of the method'
         if method not in (None, METHODS[0]):
             return 'ok'  # prediction is the student's own, and was looked at before
@@ -296,12 +308,21 @@ def warm_up() -> None:
 def run(args: argparse.Namespace) -> None:
     """Try every folder that has no result yet; ``again``: also what has failed with a method.
 
-    Where a method trains, so does the toolbox alone, which is tried where the method fails.
+    All methods train together first; where that fails, one by one. Where a method trains, so does the toolbox
+    alone, which is tried where the method fails.
     """
     warm_up()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f'{args.toolbox}.jsonl'
     done = {(row['config'], row['method']): row['answer'] for row in rows_of(path)}
+
+    def note(folder: str, config: str, methods: list[str], reply: str, took: float) -> None:
+        for method in methods:
+            done[config, method] = reply
+            row = dict(folder=folder, config=config, method=method, answer=reply, seconds=took)
+            with path.open('a') as file:
+                file.write(json.dumps(row) + '\n')
+            print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
 
     def trains(folder: str, config: str, method: str) -> bool:
         reply = done.get((config, method))
@@ -309,15 +330,21 @@ def run(args: argparse.Namespace) -> None:
         if reply is None or again:
             given = (args.toolbox, config, None if method == 'alone' else method)
             reply, took = limited(attempt, given, args.seconds, args.gigabytes)
-            done[config, method] = reply
-            row = dict(folder=folder, config=config, method=method, answer=reply, seconds=took)
-            with path.open('a') as file:
-                file.write(json.dumps(row) + '\n')
-            print(f'{folder:24s} {method:6s} {took:6.1f} s  {reply[:150]}', flush=True)
+            note(folder, config, [method], reply, took)
         return reply.startswith('ok')
 
-    for folder, config in folders(args.toolbox, args.pick, args.folders).items():
+    def train_together(folder: str, config: str, methods: list[str]) -> None:
+        given = (args.toolbox, config, '+'.join(methods))
+        reply, took = limited(attempt, given, args.seconds, args.gigabytes)
+        if reply.startswith('ok'):
+            note(folder, config, methods, reply, round(took / len(methods), 1))
+
+    chosen = list(folders(args.toolbox, args.pick, args.folders).items())
+    for folder, config in further(args.toolbox, args.sample) if args.sample else chosen:
         if done.get((config, 'alone'), 'ok').startswith('ok'):
+            waiting = [m for m in args.methods if (config, m) not in done]
+            if len(waiting) > 1:
+                train_together(folder, config, waiting)
             for method in args.methods:
                 if not trains(folder, config, method) and not trains(folder, config, 'alone'):
                     break
@@ -341,6 +368,7 @@ def main() -> None:
     sweep.add_argument('--methods', nargs='*', default=['pkd'], choices=METHODS)
     sweep.add_argument('--again', action='store_true', help='also what has failed with a method')
     sweep.add_argument('--pick', default='light', help='which config of a folder: see folders()')
+    sweep.add_argument('--sample', type=int, help='so many further configs in place of those')
     sweep.add_argument('--folders', nargs='*', default=[], help='only these')
     sweep.add_argument('--seconds', type=int, default=120, help='of a core')
     sweep.add_argument('--gigabytes', type=int, default=10)

@@ -16,6 +16,7 @@ from ..collectives import on_any_rank
 from ..errors import InputError
 from ..family.roi import Rois, box_tap, in_roi_head, roi_part
 from ..family.running import Probe, observe, probe
+from ..family.samples import own_samples
 from ..family.taps import Features, Tap, capture
 from .checks import (
     Weighty,
@@ -114,6 +115,7 @@ class Distillation(nn.Module):
             self._start(student)
             return self._touched(nothing(student), now)
         buffers = [(b, b.clone()) for b in student.buffers()] if self.skip_nonfinite else []
+        given = own_samples(samples) if any(m.trains_heads for m in active.values()) else samples
         with self._captured(student, active, inputs, samples) as features:
             losses = dict(task()) if self.labels else {}
         # dry runs go no further than the taps: what a head overwrites is seen here, and cloned from now on
@@ -129,7 +131,7 @@ class Distillation(nn.Module):
             scale_losses(losses, math.prod(method.task_weight for method in active.values()))
             for name, method in active.items():
                 teacher = answers.get(self._listens[name] or '')
-                values = method(Step(inputs, samples, now, features, teacher, own, rerun))
+                values = method(Step(inputs, given, now, features, teacher, own, rerun))
                 factors = method.loss_weights(values, weights[name], losses, features)
                 terms.update(_weighted(name, values, factors))
         if terms and not self._finite(terms, self._verdicts[1]):
@@ -213,7 +215,7 @@ class Distillation(nn.Module):
             listeners = [m for n, m in active.items() if self._listens[n] == name]
             taps = [tap for method in listeners for tap in method.teacher_taps]
             rois: Rois = {
-                roi_part(tap): features.calls(boxes)[0][1].detach()
+                roi_part(tap): _of_images(features.calls(boxes)[0][1].detach(), len(inputs))
                 for tap, boxes in _roi_links(listeners)
             }
             answers[name] = self.teachers[name].observe(inputs, samples, taps, rois)
@@ -375,6 +377,11 @@ def _weighted(name: str, values: Mapping[str, Tensor], factors: Mapping[str, flo
         f'{name}/{term}': value * factors[term] if term in factors else value.detach()
         for term, value in values.items()
     }
+
+
+def _of_images(rois: Tensor, images: int) -> Tensor:
+    """Boxes by image; a student that runs branches of its own on a batch (TridentNet) has them by branch."""
+    return torch.cat([rois[:, :1] % images, rois[:, 1:]], 1)
 
 
 def _roi_links(methods: Iterable[Method]) -> list[tuple[Tap, Tap]]:

@@ -87,6 +87,19 @@ def refuse_other_shapes(
             )
 
 
+def refuse_mixed(method: str, student: Side, taps: list[Tap]) -> None:
+    """Stop if a dense head's answers hold more than class scores (YOLOv3's boxes lie between them)."""
+    head = logit_head(student.model)
+    if head_kind(student.model) != 'dense' or hasattr(head, 'cls_out_channels'):
+        return
+    for what, shape in levels_of(student, taps):
+        if shape[1] != head.num_classes:
+            raise InputError(
+                f'{method}: {what}: {type(head).__name__} of {student.owner} gives {shape[1]} numbers at each '
+                f'place for {head.num_classes} classes, other things among them; {INSTEAD}'
+            )
+
+
 def refuse_softmax(method: str, student: nn.Module) -> None:
     """Stop if classes are exclusive, of which a method asks one by one."""
     head = logit_head(student)

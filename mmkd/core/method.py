@@ -46,6 +46,8 @@ class Method(Checked, nn.Module):
     """What the student's own losses are multiplied by while the method has weight."""
     scaled: ClassVar[bool] = False
     """Whether its teacher may see the batch at another resolution."""
+    trains_heads: ClassVar[bool] = False
+    """Whether heads of its own learn, with the labels as they were before the student's heads."""
     ramped: ClassVar[bool] = False
     """Whether its terms have schedules beside the method's weight."""
     weights: ClassVar[dict[str, float]] = {}
@@ -329,16 +331,20 @@ def refuse_other_logits(
             )
 
 
-def refuse_unordered(method: str, side: Side, taps: list[Tap]) -> None:
+SEVERAL = (
+    ": tap=['backbone.layer3', 'backbone.layer4'] names them (tools/list_taps.py CONFIG), or let the backbone "
+    'give several (out_indices)'
+)
+
+
+def refuse_unordered(method: str, side: Side, taps: list[Tap], cure: str = SEVERAL) -> None:
     """Stop if the maps at some taps are a single one, or if deeper ones are larger."""
     shapes = [shape for _, shape in levels_of(side, taps)]
     sizes = [tuple(as_map(torch.empty(s, device='meta')).shape[-2:]) for s in shapes]
     where = f'{side.owner} at {_names(taps)}'
     if len(sizes) < 2:
         raise InputError(
-            f'{method}: a single level {sizes} of {where}; needed: two or more, shallow to deep: '
-            "tap=['backbone.layer3', 'backbone.layer4'] names them (tools/list_taps.py CONFIG), or "
-            'let the backbone give several (out_indices)'
+            f'{method}: a single level {sizes} of {where}; needed: two or more, shallow to deep{cure}'
         )
     if any(after > before for a, b in zip(sizes, sizes[1:]) for before, after in zip(a, b)):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,9 @@ from torch import nn
 from ..errors import InputError
 from .stages import task_of
 from .taps import Tap
+
+HEATMAPS = 'GaussianFocalLoss'
+"""The loss of heads (CenterNet, CornerNet) in which each class has a map of its own."""
 
 
 def head_kind(model: nn.Module) -> str:
@@ -35,6 +39,7 @@ def logit_taps(model: Any) -> list[Tap]:
         return [Tap('bbox_head')]
     if kind == 'dense':
         return [Tap('bbox_head', item=0)]
+    refuse_queries(model.roi_head)
     head = model.roi_head.bbox_head
     stages = [f'.{i}' for i in range(len(head))] if isinstance(head, nn.ModuleList) else ['']
     return [Tap(f'roi_head.bbox_head{stage}', item=0) for stage in stages]
@@ -55,6 +60,17 @@ def logit_head(model: Any) -> nn.Module:
     )
 
 
+def refuse_queries(roi_head: Any) -> None:
+    """Stop if a RoI head scores no boxes but those that its own queries came with (Sparse R-CNN, QueryInst)."""
+    asked = inspect.signature(roi_head._bbox_forward).parameters.values()
+    others = {p.name for p in asked if p.default is p.empty} - {'stage', 'x', 'rois'}
+    if others:
+        raise InputError(
+            f'{type(roi_head).__name__} scores boxes by queries of its own ({", ".join(sorted(others))}), so '
+            'that two of them do not score the same boxes; a feature method (pkd, cwd, fitnet) fits it'
+        )
+
+
 def class_count(model: Any) -> tuple[str, int | None]:
     """Where a model's class logits are made, and for how many classes; None if it does not tell."""
     for name in ('roi_head', 'bbox_head', 'head', 'decode_head'):
@@ -70,6 +86,8 @@ def is_sigmoid(head: nn.Module) -> bool:
     if hasattr(head, 'use_sigmoid_cls'):
         return bool(head.use_sigmoid_cls)
     if any(base.__name__ == 'MultiLabelClsHead' for base in type(head).__mro__):
+        return True
+    if any(type(loss).__name__ == HEATMAPS for loss in head.children()):
         return True
     losses = (getattr(head, name, None) for name in ('loss_cls', 'loss_module', 'loss_decode'))
     return any(bool(getattr(loss, 'use_sigmoid', False)) for loss in losses)

@@ -38,7 +38,7 @@ class LogitDivergence:
         queries: how many of the last queries count, of the student and of the teacher; those before them
             are for denoising.
         standardize: whether exclusive classes' logits are standardised row by row.
-        activated: whether a dense head gives chances (TOOD), which are turned into logits.
+        activated: whether a dense head gives chances (TOOD, CenterNet), which are turned into logits.
     """
 
     kind: str
@@ -67,7 +67,8 @@ class LogitDivergence:
             temperature,
             int(getattr(head, 'cls_out_channels', 0)),
             (_queries(student), _queries(teacher)),
-            bool(getattr(getattr(head, 'loss_cls', None), 'activated', False)),
+            bool(getattr(getattr(head, 'loss_cls', None), 'activated', False))
+            or hasattr(head, 'heatmap_head'),
             standardize,
         )
 

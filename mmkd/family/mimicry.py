@@ -44,8 +44,8 @@ class Mimicry:
         logits = LogitDivergence.of(student, teacher, None)
         if not logits.classes:
             raise InputError(
-                f'{type(logit_head(student)).__name__} of the student gives no maps of class scores alone; '
-                'needed: a dense head that does (cls_out_channels). For others: pkd, cwd, fitnet'
+                f'{type(logit_head(student)).__name__} of the student has no class scores by anchor or point; '
+                'needed: a dense head that has (cls_out_channels). For others: pkd, cwd, fitnet'
             )
         boxes = BoxDivergence.of(student)
         if overlap and _other_in_training(logit_head(student)):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.levels import channels_of, levels_of
+from ..core.likeness import refuse_mixed
 from ..core.method import Method, Taps, refuse_unordered
 from ..core.options import Count, Positive, Share
 from ..core.schedules import Schedule, Weight, build_schedule
@@ -32,6 +33,8 @@ BETA = {'classification': 100.0, 'detection': 0.02, 'segmentation': 0.02}
 GAMMA = 1.0
 REPEAT = {'classification': 1, 'detection': 1, 'segmentation': 2}
 BETA_FITNET = 1.0
+SINGLE = ', which the pyramid refines by one another; with a teacher, pkd and cwd do with one'
+"""What a network is told whose heads read a single map."""
 RAMP = dict(type='Ramp', begin=2 / 3, until=1.0, shape='sigmoid')
 """From the last third of training on, ``exp(-5 (1 - t)^2)``."""
 
@@ -86,6 +89,7 @@ class FRSKD(Method):
     """
 
     needs_teacher = False
+    trains_heads = True
     ramped = True
 
     def __init__(
@@ -146,7 +150,9 @@ class FRSKD(Method):
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build the self-teacher: its pyramid, and heads as the student's."""
-        refuse_unordered('FRSKD', student, self.maps)
+        cure = {} if student.task == 'classification' else {'cure': SINGLE}
+        refuse_unordered('FRSKD', student, self.maps, **cure)
+        refuse_mixed('FRSKD', student, self.logits)
         channels = channels_of(student, self.maps)
         pyramid = BiFPN(channels, **self._form(student.task, channels))
         self.self_teacher = self._self_teacher(student, pyramid)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..core.levels import pair_by_stride
 from ..core.likeness import (
     refuse_masks,
+    refuse_mixed,
     refuse_other_classes,
     refuse_other_kinds,
     refuse_other_shapes,
@@ -116,6 +117,8 @@ class KD(Method):
         kind = '' if self.divergence is None else self.divergence.kind
         if kind == 'dense' and teacher.scale != 1:
             self._pair_levels(student, teacher)
+        if self._tap is None:
+            refuse_mixed('KD', student, self.logits[0])
         sizes = teacher.scale == 1
         refuse_other_shapes('KD', student, teacher, self.logits, kind != 'query', sizes)
         if self.mask_divergence is not None:

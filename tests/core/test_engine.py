@@ -9,6 +9,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from mmkd import InputError
+from mmkd.core.engine import _of_images
 from mmkd.core.method import FeatureMethod
 
 PKD = dict(type='mmkd.PKD')
@@ -252,3 +253,10 @@ def test_a_wrong_size_of_image_is_named(size):
     with pytest.raises(InputError, match=r'image_size=.*; needed: a number of pixels, or None'):
         h.build(dict(type='mmkd.Distiller', student=h.classifier(), image_size=size,
                      methods=dict(sfr=dict(type='mmkd.SFR'))))  # fmt: skip
+
+
+def test_boxes_of_branches_are_boxes_of_images():
+    """A student of three branches has six images of a batch of two."""
+    rois = torch.tensor([[0.0, 1, 2, 3, 4], [3.0, 5, 6, 7, 8], [4.0, 0, 0, 9, 9]])
+    assert _of_images(rois, 2)[:, 0].tolist() == [0, 1, 0]
+    assert torch.equal(_of_images(rois, 2)[:, 1:], rois[:, 1:])

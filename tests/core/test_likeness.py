@@ -2,9 +2,18 @@
 
 import helpers as h
 import pytest
+import torch
+from mmdet.models.dense_heads import YOLOV3Head
 
-from mmkd import InputError
-from mmkd.core.likeness import KINDS, refuse_boxes, refuse_other_heads, refuse_other_kinds
+from mmkd import InputError, Tap
+from mmkd.core.likeness import (
+    KINDS,
+    refuse_boxes,
+    refuse_mixed,
+    refuse_other_heads,
+    refuse_other_kinds,
+)
+from mmkd.core.step import Side
 from mmkd.family.heads import head_kind
 
 
@@ -26,3 +35,14 @@ def test_kinds_of_both_sides_are_named():
 def test_a_weight_of_boxes_that_do_not_compare_is_named():
     with pytest.raises(InputError, match=r'X: boxes=2\.0; the boxes of RetinaHead .*leave it out'):
         refuse_boxes('X', 2.0, h.build(h.retinanet()))
+
+
+def test_class_scores_with_boxes_between_them_are_named():
+    """YOLOv3's maps hold boxes, objectness and classes of each anchor in turn."""
+    student = h.build(h.retinanet())
+    student.bbox_head = YOLOV3Head(h.CLASSES, in_channels=[8, 8, 8], out_channels=[8, 8, 8])
+    side = Side(student, {}, {Tap('bbox_head', item=0): [torch.Size([1, 27, 4, 4])]}, 'the student')
+    with pytest.raises(
+        InputError, match=r'X: tap .* YOLOV3Head .* 27 numbers at each place for 4 classes'
+    ):
+        refuse_mixed('X', side, [Tap('bbox_head', item=0)])

@@ -3,10 +3,12 @@
 import helpers as h
 import pytest
 import torch
+from mmdet.models.dense_heads import CenterNetHead, CornerHead
 from torch import nn
 
 from mmkd.errors import InputError
-from mmkd.family.heads import head_kind, is_sigmoid, logit_head, logit_taps
+from mmkd.family.heads import head_kind, is_sigmoid, logit_head, logit_taps, refuse_queries
+from mmkd.family.logits import LogitDivergence
 from mmkd.family.taps import capture
 
 HEADS = {
@@ -71,3 +73,25 @@ def test_of_several_decode_heads_the_last_answers():
 def test_a_model_without_such_a_head_is_named():
     with pytest.raises(InputError, match=r'Sequential has no head with class logits.*pkd'):
         logit_head(nn.Sequential(nn.ReLU()))
+
+
+def test_heatmaps_are_independent_and_one_head_activates_them():
+    options = dict(num_classes=h.CLASSES, in_channels=8)
+    center, corner = CenterNetHead(feat_channels=8, **options), CornerHead(**options)
+    assert is_sigmoid(center)
+    assert is_sigmoid(corner)
+    model = h.build(h.retinanet())
+    for head, activated in ((center, True), (corner, False)):
+        model.bbox_head = head
+        assert LogitDivergence.of(model, model, None).activated == activated
+
+
+def test_boxes_that_come_with_queries_are_not_another_networks():
+    class Sparse:
+        def _bbox_forward(self, stage, x, rois, object_feats, batch_img_metas):
+            pass
+
+    with pytest.raises(
+        InputError, match=r'Sparse scores boxes by .*\(batch_img_metas, object_feats\).*pkd'
+    ):
+        refuse_queries(Sparse())

@@ -11,6 +11,7 @@ from mmdet.structures.bbox import bbox_overlaps
 import mmkd
 from mmkd.core.schedules import build_schedule
 from mmkd.errors import InputError
+from mmkd.family.taps import Tap, capture
 from mmkd.losses.attention import attention_distance
 
 BEFORE, EARLY, LATE = 0.3, 0.55, 0.9
@@ -597,6 +598,21 @@ def test_other_backbones(kind):
     assert losses['frskd/loss_attention'] > 0
 
 
+def test_each_of_two_vectors_of_logits_follows_the_self_teacher():
+    student = h.classifier()
+    arch = dict(embed_dims=16, channel_ratio=1, num_heads=2, depths=3)
+    student.backbone = dict(type='mmpretrain.Conformer', arch=arch, base_channels=16)
+    student.neck = None
+    student.head.update(type='mmpretrain.ConformerHead', in_channels=[64, 16])
+    model = h.distiller(student, frskd=dict(type='mmkd.FRSKD'))
+    taught = Tap('distillation.frskd.self_teacher.fc')
+    with capture(model, [('head', 'output'), taught.place]) as passed:
+        losses = model(**batch(model, sizes=((64, 64),) * 2), mode='loss')
+    told = [2.0 * kl(logits, passed[taught][0], 4.0) for logits in passed[Tap('head')]]
+    assert len(told) == 2
+    assert losses['frskd/loss_logits'].item() == pytest.approx(sum(told).item() / 2, abs=1e-5)
+
+
 def test_odd_sizes_train():
     model = build()
     losses = h.losses_of(model, 'classifier', sizes=((75, 107),) * 2)
@@ -622,12 +638,17 @@ def bare_head(student):
     student.head = dict(type='ClsHead')
 
 
+def one_map(student):
+    student.neck, student.backbone.out_indices, student.bbox_head.in_channels = None, [3], 64
+
+
 @pytest.mark.parametrize(
     ('family', 'change', 'options', 'words'),
     [
+        ('retinanet', one_map, dict(), 'which the pyramid refines by one another'),
         ('classifier', None, dict(tap='backbone'), 'a single level'),
         ('classifier', None, dict(tap=['backbone.layer3', 'backbone.layer2']), 'grow: [(8, 8), (16, 16)]'),
-        ('classifier', bare_head, dict(), 'num_classes=None; needed: one vector of class logits'),
+        ('classifier', bare_head, dict(), 'num_classes=None; needed: vectors of class logits'),
         ('classifier', sigmoid_head, dict(), 'sigmoid classes'),
         ('classifier', None, dict(alpha=-1), 'alpha=-1: -1 is no weight; needed: a finite number >= 0'),
         ('classifier', None, dict(beta=-0.5), 'beta=-0.5: -0.5 is no weight; needed: a finite number >= 0'),
