@@ -136,7 +136,8 @@ class Distillation(nn.Module):
             return self._left_out(inputs, buffers)
         self._check_reaching(terms, features)
         if self.labels and active and self.shares.due(active):
-            self.shares.measure(losses, terms, {n: m.tapped(features) for n, m in active.items()})
+            tapped = {n: features.trained(m.student_taps) for n, m in active.items()}
+            self.shares.measure(losses, terms, tapped)
         return self._touched(losses | terms | self.shares.of(active), now)
 
     def idle_parameters(self, now: float) -> list[nn.Parameter]:
