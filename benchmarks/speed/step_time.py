@@ -51,10 +51,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'student alone': {},
     'all weights zero': dict(methods=dict(pkd=dict(weight=0.0), kd=dict(weight=0.0))),
     'pkd': dict(methods=dict(pkd={})),
+    'pkd, measured each step': dict(methods=dict(pkd={}), share_every=1),
     'pkd, teacher exact': dict(methods=dict(pkd={}), teacher=dict(speed='exact')),
     'cwd': dict(methods=dict(cwd={})),
     'at': dict(methods=dict(at={})),
     'fitnet': dict(methods=dict(fitnet={})),
+    'fitnet, measured each step': dict(methods=dict(fitnet={}), share_every=1),
     'fgd': dict(methods=dict(fgd={})),
     'dpk full': dict(methods=dict(dpk=dict(size='full'))),
     'dpk light': dict(methods=dict(dpk=dict(size='light'))),
@@ -93,6 +95,7 @@ def build(student: str, variant: dict[str, Any], guide: str | None = None) -> nn
         teacher = (guide or TEACHERS[student], 'untrained') if needed else (None, None)
         options = dict(teacher=variant.get('teacher', {})) if needed else {}
         cfg = mmkd.distill(STUDENTS[student], methods, *teacher, options)
+        cfg.model.share_every = variant.get('share_every', 0)
     model = cfg.model if variant else model_config(cfg)
     for part in (model, model.get('student', {})):
         part.get('backbone', {}).pop('init_cfg', None)

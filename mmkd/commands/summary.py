@@ -156,7 +156,9 @@ def overview(runner: Runner) -> Content:
         found['teachers'] = {n: guide_of(t) for n, t in distillation.teachers.items()}
         options = (runner.cfg.model.get('methods') or {}) if runner.cfg.get('model') else {}
         found['methods'] = {
-            name: method_of(method, distillation._probed, options.get(name) or {})
+            name: method_of(
+                method, distillation._probed, options.get(name) or {}, distillation.teacher_of(name)
+            )
             for name, method in distillation.methods.items()
         }
     return found
@@ -187,8 +189,11 @@ def macs(model: Any, seen: Probe) -> Content | None:
     return None
 
 
-def method_of(method: Method, seen: Probe, options: Mapping[str, Any]) -> Content:
+def method_of(
+    method: Method, seen: Probe, options: Mapping[str, Any], guide: Teacher | None = None
+) -> Content:
     """What a method reads and weighs."""
+    theirs = {} if guide is None else guide.probed.shapes
     given = {k: v for k, v in options.items() if k not in ('type', 'weight')}
     return dict(
         type=type(method).__name__,
@@ -196,7 +201,7 @@ def method_of(method: Method, seen: Probe, options: Mapping[str, Any]) -> Conten
         options={name: option_words(value) for name, value in given.items()},
         parameters=sum(p.numel() for p in method.parameters()),
         student_taps=[tap_words(tap, seen.shapes.get(tap, [])) for tap in method.student_taps],
-        teacher_taps=[tap.at for tap in method.teacher_taps],
+        teacher_taps=[tap_words(tap, theirs.get(tap, [])) for tap in method.teacher_taps],
     )
 
 

@@ -73,7 +73,9 @@ class TeacherCheckHook(Hook):
         if not teachers:
             return
         begin = time.time()
-        print_log(f'{KEY}: {len(teachers)} on {images} validation images', 'current')
+        print_log(
+            f'{KEY}: evaluates {", ".join(teachers)} on {images} validation images', 'current'
+        )
         self.found = check(runner, teachers, images)
         if self.found is None:
             return

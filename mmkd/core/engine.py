@@ -104,6 +104,11 @@ class Distillation(nn.Module):
         """The methods by name."""
         return {name: m for name, m in self.named_children() if isinstance(m, Method)}
 
+    def teacher_of(self, name: str) -> Teacher | None:
+        """The teacher that a method listens to."""
+        teacher = self._listens[name]
+        return None if teacher is None else self.teachers[teacher]
+
     def forward(
         self, student: nn.Module, task: Callable[[], Losses], inputs: Tensor, samples: Any
     ) -> Losses:
@@ -138,7 +143,8 @@ class Distillation(nn.Module):
             return self._left_out(inputs, buffers)
         self._check_reaching(terms, features)
         if self.labels and active and self.shares.due(active):
-            self.shares.measure(losses, terms, {n: m.tapped(features) for n, m in active.items()})
+            tapped = {n: features.trained(m.student_taps) for n, m in active.items()}
+            self.shares.measure(losses, terms, tapped)
         return self._touched(losses | terms | self.shares.of(active), now)
 
     def idle_parameters(self, now: float) -> list[nn.Parameter]:
@@ -190,13 +196,12 @@ class Distillation(nn.Module):
         return probed
 
     def _side(self, name: str) -> Side | None:
-        if self._listens[name] is None:
-            return None
-        return side_of(self.teachers[self._listens[name]])  # type: ignore[index]
+        teacher = self.teacher_of(name)
+        return None if teacher is None else side_of(teacher)
 
     def _model_for(self, name: str) -> nn.Module | None:
-        teacher = self._listens[name]
-        return None if teacher is None else self.teachers[teacher].model
+        teacher = self.teacher_of(name)
+        return None if teacher is None else teacher.model
 
     # -- one step -------------------------------------------------------------------------------
 

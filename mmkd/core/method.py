@@ -143,17 +143,12 @@ class Method(Checked, nn.Module):
         if self.share is None:
             return dict.fromkeys(losses, weight)
         if self.share.advance() and torch.is_grad_enabled():
-            norms = gradient_norms(total(task), losses, self.tapped(features))
-            self.share.learn(norms, weight)
+            tapped = features.trained(self.student_taps)
+            self.share.learn(gradient_norms(total(task), losses, tapped), weight)
         factors = self.share.factors(losses)
         for term, factor in factors.items():
             values[term.replace('loss', 'weight')] = losses[term].new_tensor(factor)
         return factors
-
-    def tapped(self, features: Features) -> list[Tensor]:
-        """What passed at the student's taps and takes a gradient."""
-        passed = [tap for tap in self.student_taps if features.passed(tap)]
-        return [t for tap in passed for t in features[tap] if t.requires_grad]
 
 
 class FeatureMethod(Method):

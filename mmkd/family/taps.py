@@ -130,6 +130,11 @@ class Features:
         """Whether anything passed at a tap's place."""
         return tap.place in self._calls
 
+    def trained(self, taps: Iterable[Tap]) -> list[Tensor]:
+        """What passed at some taps and takes a gradient."""
+        passed = [tap for tap in taps if self.passed(tap)]
+        return [tensor for tap in passed for tensor in self[tap] if tensor.requires_grad]
+
     def add(self, place: Place, value: Any) -> None:
         """Note that a value passed at a place."""
         self._calls.setdefault(place, []).append(value)

@@ -47,7 +47,9 @@ def test_a_finished_training_is_summed_up(config, tmp_path):
     assert 'accuracy/top1' in found['metrics']
     assert found['versions']['torch'] == torch.__version__
     assert found['methods']['pkd']['weight'] == '3.0'
-    assert found['methods']['pkd']['student_taps'][0].startswith('backbone.layer4 (')
+    taps = found['methods']['pkd']['student_taps']
+    assert taps[0].startswith('backbone.layer4 (')
+    assert found['methods']['pkd']['teacher_taps'] == taps  # its twin's
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
     assert shown(found, terminal=False) in log
 
