@@ -212,7 +212,9 @@ def test_a_browser_shows_what_networks_show(shapes, tmp_path, width):
     told = in_browser(page, runs, width)
     assert [word for word in told['heard'] if word != HARMLESS] == []
     assert told['wide'], 'the page is wider than the screen'
-    assert told['pictures'] == 1 + 3 * (1 + 3 * 5)  # boxes; images, each with three maps of five levels
+    assert told['pictures'] == 1 + 3 * (
+        1 + 3 * 5
+    )  # boxes; images, each with three maps of five levels
 
 
 @pytest.mark.slow
