@@ -63,7 +63,7 @@ def trained(folder, score, *, distilled=True, epochs=2, until=2, **options):
     return work_dir(folder, entries, model=model, epochs=epochs, **options)
 
 
-def with_networks(folder, shapes, family='retinanet', method='pkd'):
+def with_networks(folder, shapes, family='retinanet', method='pkd', **changes):
     """Work dirs ``alone`` and ``distilled`` of a small network that is its own teacher."""
     import helpers as h
     import torch
@@ -72,6 +72,7 @@ def with_networks(folder, shapes, family='retinanet', method='pkd'):
     from mmkd.family.building import build_model, model_config
 
     plain = h.runner_config(family, folder / 'work', shapes)
+    plain.update(changes)
     torch.manual_seed(0)
     model = build_model(model_config(plain))
     plain.dump(folder / 'teacher.py')

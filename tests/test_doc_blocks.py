@@ -1,7 +1,8 @@
 """The blocks of the pages run as they stand, in a folder that has the files they name.
 
-A block with ``<!-- not run: REASON -->`` above it is not run. Of all others those of shell and Python are, page
-by page and in order, so that a block finds what the one before has left.
+A block with ``<!-- not run: REASON -->`` above it is not run, one with ``<!-- file: NAME -->`` becomes that
+file. Of all others those of shell and Python are run, page by page and in order, so that a block finds what
+the one before has left.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PAGES = [
     *sorted((ROOT / 'docs').rglob('*.md')),
 ]
 SHELL = re.compile(r'(mmkd|python|make|pip|sbatch|srun|cd|\.|tools/\w+\.sh|[A-Z_]+=\S+) ')
-REASON = re.compile(r'<!-- not run: (.+) -->$')
+MARK = re.compile(r'<!-- (not run|file): (.+) -->$')
 
 
 @dataclass(frozen=True)
@@ -38,36 +39,38 @@ class Block:
         kind: ``bash``, ``python``, or nothing for a drawing, a formula or what a command prints.
         text: without its indentation.
         reason: why it is not run.
+        file: what it is a file of.
     """
 
     line: int
     kind: str
     text: str
     reason: str = ''
+    file: str = ''
 
 
 def blocks_of(text: str) -> Iterator[Block]:
     """The fenced and the indented blocks of a page."""
     lines = text.split('\n')
-    number, reason = 0, ''
+    number, marks = 0, {}
     while number < len(lines):
         line, before = lines[number], lines[number - 1] if number else ''
-        if found := REASON.search(line):
-            reason = found[1]
+        if found := MARK.search(line):
+            marks = {dict(file='file').get(found[1], 'reason'): found[2]}
         elif fence := re.match(r'```(\w*)$', line):
             end = lines.index('```', number + 1)
             body = '\n'.join(lines[number + 1 : end])
-            yield Block(number + 1, fence[1], body, reason)
-            number, reason = end, ''
+            yield Block(number + 1, fence[1], body, **marks)
+            number, marks = end, {}
         elif line.startswith('    ') and not before.strip():
             end = number
             while end < len(lines) and (lines[end].startswith('    ') or not lines[end].strip()):
                 end += 1
             body = textwrap.dedent('\n'.join(lines[number:end])).rstrip()
-            yield Block(number + 1, kind_of(body), body, reason)
-            number, reason = end - 1, ''
+            yield Block(number + 1, kind_of(body), body, **marks)
+            number, marks = end - 1, {}
         elif line.strip():
-            reason = ''
+            marks = {}
         number += 1
 
 
@@ -102,12 +105,18 @@ def test_blocks_are_found_and_told_apart():
         ```
 
             L = a + b
+
+        <!-- file: b.py -->
+        ```python
+        b = 2
+        ```
         ''')  # fmt: skip
     assert list(blocks_of(page)) == [
         Block(3, 'bash', 'mmkd doctor'),
         Block(7, 'bash', 'make all', 'takes hours'),
         Block(9, 'python', 'a = 1'),
         Block(13, '', 'L = a + b'),
+        Block(16, 'python', 'b = 2', file='b.py'),
     ]
 
 
@@ -199,8 +208,13 @@ def small(tmp_path_factory):
     cfg.train_cfg.update(max_epochs=12, val_interval=12)
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=5)
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    cfg.optim_wrapper.optimizer.lr = 0.001  # of two methods together larger ones diverge
     cfg.log_level = 'WARNING'
     cfg.dump(folder / 'student.py')
+    tiny = folder / 'data/tiny-imagenet-200/val/images'
+    tiny.mkdir(parents=True)
+    (tiny / 'a.JPEG').write_text('')
+    (tiny.parent / 'val_annotations.txt').write_text('a.JPEG\tn01\t0\t0\t62\t62\n')
     weights = build_model(model_config(cfg)).state_dict()
     torch.save(dict(state_dict=weights), folder / 'student.pth')
     return folder
@@ -214,7 +228,9 @@ def world(small, tmp_path):
     for name in STUDENTS:
         for suffix in ('py', 'pth'):
             (tmp_path / f'{name}.{suffix}').symlink_to(small / f'student.{suffix}')
-    (tmp_path / 'data').symlink_to(small / 'data')
+    (tmp_path / 'data').mkdir()
+    for path in (small / 'data').iterdir():
+        (tmp_path / 'data' / path.name).symlink_to(path)
     for name in ('configs', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ('my', 'demo/alone'):
@@ -223,13 +239,6 @@ def world(small, tmp_path):
         logs.trained(tmp_path / 'work_dirs' / name, 0.4)
     for name in ('teacher_test', 'demo/teacher'):
         logs.trained(tmp_path / 'work_dirs' / name, 0.6, distilled=False)
-    tiny = tmp_path / 'data_tiny/tiny-imagenet-200/val/images'
-    tiny.mkdir(parents=True)
-    (tiny / 'a.JPEG').write_text('')
-    (tiny.parent / 'val_annotations.txt').write_text('a.JPEG\tn01\t0\t0\t62\t62\n')
-    (small / 'data/tiny-imagenet-200').exists() or (small / 'data/tiny-imagenet-200').symlink_to(
-        tmp_path / 'data_tiny/tiny-imagenet-200'
-    )
     commands = tmp_path / 'bin'
     commands.mkdir()
     for name, start in (('mmkd', '-m mmkd '), ('python', '')):
@@ -255,7 +264,10 @@ def test_blocks_run_as_they_stand(path, world):
     for block in BLOCKS[path]:
         if block.reason or not block.kind:
             continue
-        if block.kind == 'bash':
+        if block.file:
+            (world / block.file).unlink(missing_ok=True)
+            (world / block.file).write_text(block.text)
+        elif block.kind == 'bash':
             run(['bash', '-euo', 'pipefail', '-c', block.text], world, path, block)
         elif '{{_base_' in block.text:
             (world / 'block.py').write_text(block.text)

@@ -107,3 +107,35 @@ def test_troubleshooting_names_messages_that_exist():
     assert len(messages) > 35
     for message in messages:
         assert message in OTHERS or any(message in said for said in texts), message
+
+
+def words_of(node):
+    """The text of a message; what is filled in is left out, but for what :func:`nearest` says."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(words_of(value) for value in node.values)
+    if isinstance(node, ast.BinOp):
+        return words_of(node.left) + words_of(node.right)
+    return 'nearest:' if 'nearest(' in ast.unparse(node) else '\0'
+
+
+def errors_of(path):
+    """Every input error that a file raises, as line and message."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ('InputError', 'DamagedError'):
+            yield node.lineno, words_of(node.args[0])
+
+
+def test_every_input_error_has_an_entry():
+    text = (ROOT / 'docs/troubleshooting.md').read_text()
+    entries = re.findall(r'^\| `([^|]+?)` \|', text, re.M)
+    found, without = 0, []
+    for path in sorted([*(ROOT / 'mmkd').rglob('*.py'), *(ROOT / 'mmkd_cli').rglob('*.py')]):
+        for line, message in errors_of(path) if '.mim' not in path.parts else ():
+            found += 1
+            own = len(re.findall('[a-z]{2,}', message)) > 1  # else it passes another message on
+            if own and not any(entry in message for entry in entries):
+                without.append(f'{path.relative_to(ROOT)}, line {line}: {message!r}')
+    assert found > 200
+    assert not without, 'no entry in docs/troubleshooting.md:\n' + '\n'.join(without)

@@ -6,8 +6,8 @@ from __future__ import annotations
 def section_of(key: str) -> str:
     """Where a key of a training log is shown.
 
-    >>> [section_of(k) for k in ('loss_cls', 'dpk/loss_relation', 'dpk/ratio.P3', 'dpk/lr', 'grad_norm')]
-    ['task', 'terms', 'ratio', 'rates', 'gradient']
+    >>> [section_of(k) for k in ('loss_cls', 'dpk/loss_relation', 'dpk/ratio.P3', 'dpk/lr', 'pkd/share')]
+    ['task', 'terms', 'ratio', 'rates', 'shares']
     """
     method, _, own = key.rpartition('/')
     stem = own.split('.')[0]

@@ -167,7 +167,8 @@ def _row(name: str, change: float, tallies: Mapping[str, Tally]) -> str:
     colour = 'good' if change > 0 else 'bad' if change < 0 else ''
     values = (of.scores.get(name) for of in tallies.values())
     cells = ''.join(f'<td>{"-" if v is None else f"{v:.3f}"}</td>' for v in values)
-    return f'<tr><td>{escape(name)}</td><td class="{colour}">{change:+.3f}</td>{cells}</tr>'
+    told = f'{change:+.3f}' if 'alone' in tallies else '-'
+    return f'<tr><td>{escape(name)}</td><td class="{colour}">{told}</td>{cells}</tr>'
 
 
 # -- confusion -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import report_logs as logs
 from mmkd.commands.report import looks, write_report
 from mmkd.commands.report.looks import ALIGNMENT, CLASSES, CONFUSION, MAPS, PICTURES
 from mmkd.commands.report.tallies import Tally
+from mmkd.datasets import CLASSES as SHAPES
 
 
 def page_of(runs, **options):
@@ -48,6 +49,30 @@ def test_a_classifier(shapes, tmp_path):
         CLASSES, CONFUSION, MAPS, ALIGNMENT,
     ]  # fmt: skip
     assert 'accuracy on 4 validation images' in page
+
+
+def test_a_segmentor(shapes, tmp_path):
+    read = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='PackSegInputs'),
+    ]
+    images = dict(
+        type='BaseSegDataset',
+        data_prefix=dict(img_path=f'{shapes}/images/val', seg_map_path=f'{shapes}/maps/val'),
+        img_suffix='.png',
+        seg_map_suffix='.png',
+        metainfo=dict(classes=('nothing', *SHAPES)),
+        pipeline=read,
+    )
+    loader = dict(batch_size=1, dataset=images)
+    runs = logs.with_networks(tmp_path, shapes, 'segmentor', 'cwd', val_dataloader=loader)
+    page = page_of(runs, images=4)
+    assert absent(page) == []
+    assert 'IoU on 4 validation images' in page
+    assert [n for n in headings(page) if n in (CLASSES, PICTURES, CONFUSION, MAPS, ALIGNMENT)] == [
+        CLASSES, CONFUSION, MAPS, ALIGNMENT,
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_had_is_said(shapes, tmp_path):
@@ -99,6 +124,11 @@ def test_classes_that_lost_come_first():
     body = looks.classes_body(own, data, 'a, b')
     assert rows(body) == [['c0', '-0.200', '0.900', '0.700'], ['c1', '+0.000', '1.000', '1.000']]
     assert '1 of 2 became worse, the worst first' in body
+    assert rows(looks.classes_body(dict(distilled=own['distilled']), data, 'b'))[0] == [
+        'c0',
+        '-',
+        '0.700',
+    ]
     changed = looks.confusion_changes(own)
     assert rows(changed) == [['c0', 'c1', '+2', '1', '3']]
 

@@ -152,7 +152,8 @@ const wait = setInterval(() => {
   }
   const wide = document.documentElement.scrollWidth <= innerWidth;
   const canvases = figures().length;
-  document.getElementById('told').textContent = JSON.stringify({data, heard, shown, wide, canvases});
+  const pictures = [...document.images].filter(i => i.complete && i.naturalWidth > 0).length;
+  document.getElementById('told').textContent = JSON.stringify({data, heard, shown, wide, canvases, pictures});
 }, 50);
 </script>"""
 HARMLESS = 'ResizeObserver loop completed with undelivered notifications.'
@@ -200,6 +201,20 @@ def test_a_browser_draws_what_the_log_has(seeds, width, flags):
     names = {json.loads(name)[2] for name in told['data']}
     logged = {k for e in (*training.train, *training.val) for k in e} - COUNTERS
     assert names == logged - {'coco/bbox_mAP_l'}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason='needs Chromium: apt-get install chromium')
+@pytest.mark.parametrize('width', [1280, 400])
+def test_a_browser_shows_what_networks_show(shapes, tmp_path, width):
+    runs = logs.with_networks(tmp_path, shapes)
+    page = write_report([runs / 'distilled'], baseline=[runs / 'alone'], images=4)
+    told = in_browser(page, runs, width)
+    assert [word for word in told['heard'] if word != HARMLESS] == []
+    assert told['wide'], 'the page is wider than the screen'
+    assert told['pictures'] == 1 + 3 * (
+        1 + 3 * 5
+    )  # boxes; images, each with three maps of five levels
 
 
 @pytest.mark.slow
