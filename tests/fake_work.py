@@ -25,6 +25,7 @@ ON = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])
 """What begins late is looked at as it is at the end of training."""
 OPTIONS: dict[str, dict[str, Any]] = {
     'dpk': dict(size='light'),
+    'crd': dict(images=8, negatives=16),
     'frskd': dict(alpha=ON, beta=ON),
     'sfr': dict(feature=ON),
 }

@@ -192,6 +192,15 @@ def dab_detr() -> ConfigDict:
     return _one_map('mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py')
 
 
+def binned_detr() -> ConfigDict:
+    """A DAB-DETR whose head tells boxes by bins."""
+    import binned  # noqa: F401
+
+    cfg = dab_detr()
+    cfg.bbox_head.type = 'BinnedHead'
+    return cfg
+
+
 def _one_map(source: str, width: int = 32) -> ConfigDict:
     changes = dict(
         num_queries=30,
@@ -289,6 +298,7 @@ FAMILIES = {
     'dino': dino,
     'deformable_detr': deformable_detr,
     'dab_detr': dab_detr,
+    'binned_detr': binned_detr,
     'segmentor': segmentor,
 }
 
@@ -357,7 +367,10 @@ def raw_batch(
     if family == 'classifier':
         from mmpretrain.structures import DataSample
 
-        samples = [DataSample().set_gt_label(i % CLASSES) for i in range(len(sizes))]
+        samples = [
+            DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % CLASSES)
+            for i in range(len(sizes))
+        ]
         return dict(inputs=torch.stack(images), data_samples=samples)
     maker = _segmentation_sample if family == 'segmentor' else _detection_sample
     samples = [maker(size, rng) for size in sizes]

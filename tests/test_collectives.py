@@ -43,6 +43,7 @@ OWN = {
         dkd=dict(type='mmkd.DKD'),
         dist=dict(type='mmkd.DIST', weight=0.1),
         rkd=dict(type='mmkd.RKD', weight=0.1),  # at 1 rounding grows, as with DIST
+        crd=dict(type='mmkd.CRD', images=8, negatives=16, weight=0.1),
     ),
     'retinanet': dict(fgd=dict(type='mmkd.FGD'), dpk=dict(DPK, inject=[1])),
 }
@@ -247,7 +248,7 @@ class Exchanges(TorchDispatchMode):
 
 
 SHIPPED = {name: m for name, m in method_names().items() if m.__module__.startswith('mmkd.')}
-OPTIONS = {'dpk': dict(size='light', inject=[0, 1])}
+OPTIONS = {'dpk': dict(size='light', inject=[0, 1]), 'crd': dict(images=8, negatives=16)}
 CHECKED = {'crosskd': 2}
 """Terms whose backward pass asks other ranks."""
 ALLOWED = 2

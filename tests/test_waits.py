@@ -10,7 +10,10 @@ from fake_work import ROOT, WARM_UP, added, apart, counted, model_of, spoilt, tr
 
 from mmkd.core.method import method_names
 
-TASKS = {'detection': ('retinanet', 'gfl', 'dab_detr'), 'classification': ('classifier',)}
+TASKS = {
+    'detection': ('retinanet', 'gfl', 'dab_detr', 'binned_detr'),
+    'classification': ('classifier',),
+}
 KINDS = [n for n, kind in method_names().items() if kind.__module__.startswith('mmkd.')]
 CODER = "boxes are decoded by the detector's own anchors and coder, whose constants are the host's"
 EXCEPTIONS = {
@@ -19,6 +22,10 @@ EXCEPTIONS = {
     'ld': (
         ('mmdet/', 'mmkd/methods/ld.py', 'index_put'),
         'the rows that count are picked by a mask',
+    ),
+    'golsd': (
+        ('mmdet/',),
+        "queries are matched with objects on the host, as in the student's own loss",
     ),
     'vfm': (
         ('core/shares.py',),

@@ -19,6 +19,7 @@ from ..core.options import annotations_of, words_of
 KNOWN = {
     'at': ('features', 'all'),
     'bckd': ('heads: dense with sigmoid classes', 'detection'),
+    'crd': ('embeddings', 'classification'),
     'crosskd': ('heads: dense with towers of convolutions', 'detection'),
     'cwd': ('features or logits', 'all'),
     'dist': ('logits', 'classification'),
@@ -27,6 +28,7 @@ KNOWN = {
     'fgd': ('features and boxes', 'detection'),
     'fitnet': ('features', 'all'),
     'frskd': ('stages or pyramid', 'all'),
+    'golsd': ('heads: decoders with bins (D-FINE)', 'detection'),
     'kd': ('heads: softmax, sigmoid, RoI, query', 'classification, detection, segmentation'),
     'kddetr': ('heads: queries of one kind', 'detection'),
     'ld': ('heads: dense with bins (GFL)', 'detection'),

@@ -183,3 +183,14 @@ def class_difference(
         f'was trained on {counts[0]} classes, the training data has {counts[1]}{names}. Features can be '
         'compared nevertheless; for scores (kd, dist, dkd) take a teacher of the same classes'
     )
+
+
+def refuse_without_embedding(method: str, side: Side, taps: list[Tap]) -> None:
+    """Stop if no vector or map for each image passes at some taps."""
+    shapes = [tuple(shape) for _, shape in levels_of(side, taps)]
+    if not shapes or len(shapes[-1]) not in (2, 4):
+        raise InputError(
+            f'{method}: {side.owner} gives {shapes} at {[tap.at for tap in taps]}; needed: a vector '
+            '[B, C] or a map [B, C, H, W] for each image: choose one with tap=... '
+            '(tools/list_taps.py CONFIG)'
+        )

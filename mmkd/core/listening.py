@@ -14,8 +14,8 @@ def listens_to(name: str, method: Method, teachers: Mapping[str, Teacher]) -> st
     teacher = _teacher_of(name, method, teachers)
     if teacher is not None and method.runs_teacher and teachers[teacher].cache is not None:
         raise InputError(
-            f'methods.{name}: {type(method).__name__} runs parts of the teacher on what the student gives, '
-            f'which is another in every step; leave cache of {teachers[teacher].owner} out'
+            f'methods.{name}: {type(method).__name__} runs parts of the teacher on what is another in every '
+            f'step; leave cache of {teachers[teacher].owner} out'
         )
     return teacher
 

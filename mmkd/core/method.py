@@ -79,6 +79,9 @@ class Method(Checked, nn.Module):
     def after_init(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Called when the student's weights have been initialised, before training or resuming."""
 
+    def learn_data(self, dataset: Any) -> None:
+        """Told the training data when training begins, by mmkd's hook."""
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Losses and statistics by name. A name with ``loss`` in it is trained; others are logged."""
         raise NotImplementedError

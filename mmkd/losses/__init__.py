@@ -6,8 +6,10 @@ May import nothing but the modules of the top level.
 """
 
 from .attention import attention_distance, attention_map, attention_turn
+from .balance import balanced_mean
 from .boxes import generalized_iou
 from .cka import cka, hsic
+from .contrast import noise_contrast
 from .decoupled import decoupled_kl
 from .focal_global import channel_attention, foreground_mask, spatial_attention
 from .kl import binary_kl, channel_kl, softmax_kl, standardized
@@ -24,6 +26,7 @@ __all__ = [
     'attention_distance',
     'attention_map',
     'attention_turn',
+    'balanced_mean',
     'binary_kl',
     'channel_attention',
     'channel_kl',
@@ -33,6 +36,7 @@ __all__ = [
     'generalized_iou',
     'hsic',
     'match_queries',
+    'noise_contrast',
     'pearson_distance',
     'quality_focal',
     'query_distances',

@@ -9,6 +9,7 @@ from ..core.method import FeatureMethod, Method
 from ..core.step import Side, Step
 from .at import AT
 from .bckd import BCKD
+from .crd import CRD
 from .cross_kd import CrossKD
 from .cwd import CWD
 from .detr import KDDETR
@@ -18,6 +19,7 @@ from .dpk.method import DPK
 from .fgd import FGD
 from .fitnet import FitNet
 from .frskd import FRSKD
+from .go_lsd import GOLSD
 from .kd import KD
 from .ld import LD
 from .mgd import MGD
@@ -31,12 +33,14 @@ from .vfm import VFM
 __all__ = [
     'AT',
     'BCKD',
+    'CRD',
     'CWD',
     'DIST',
     'DKD',
     'DPK',
     'FGD',
     'FRSKD',
+    'GOLSD',
     'KD',
     'KDDETR',
     'LD',

@@ -57,6 +57,8 @@ class KDDETR(Method):
     5.0
     """
 
+    runs_teacher = True
+
     def __init__(
         self,
         classes: NonNegative = 1.0,

@@ -7,13 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..collectives import gather_rows
-from ..core.levels import levels_of
+from ..core.likeness import refuse_without_embedding
 from ..core.method import Method, Taps, refuse_other_task
 from ..core.options import NonNegative
 from ..core.step import Side, Step
-from ..errors import InputError
-from ..family.stages import backbone_of
-from ..family.taps import Tap, parse_taps
+from ..family.embeddings import embedding_of, embedding_taps
+from ..family.taps import parse_taps
 from ..losses.relations import relation_distances
 from ..registry import MODELS
 
@@ -56,35 +55,21 @@ class RKD(Method):
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Find both embeddings."""
         assert teacher is not None
-        self.student_taps = _embedding(student) if self._tap is None else parse_taps(self._tap)
+        self.student_taps = embedding_taps(student) if self._tap is None else parse_taps(self._tap)
         given = self._teacher_tap
-        self.teacher_taps = _embedding(teacher) if given is None else parse_taps(given)
+        self.teacher_taps = embedding_taps(teacher) if given is None else parse_taps(given)
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Both must give one embedding for each image of a classifier."""
         assert teacher is not None
         refuse_other_task(self, student, 'classification')
         for side, taps in ((student, self.student_taps), (teacher, self.teacher_taps)):
-            shapes = [tuple(shape) for _, shape in levels_of(side, taps)]
-            if not shapes or len(shapes[-1]) not in (2, 4):
-                raise InputError(
-                    f'RKD: {side.owner} gives {shapes} at {[tap.at for tap in taps]}; needed: a vector '
-                    '[B, C] or a map [B, C, H, W] for each image: choose one with tap=... '
-                    '(tools/list_taps.py CONFIG)'
-                )
+            refuse_without_embedding('RKD', side, taps)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Both terms that have weight."""
         sides = (step.student, self.student_taps), (step.answers(), self.teacher_taps)
-        found = [[t for tap in taps for t in features[tap]][-1].float() for features, taps in sides]
-        found = [t.mean((2, 3)) if t.dim() == 4 else t for t in found]
-        distance, angle = relation_distances(*gather_rows(found))
+        found = gather_rows([embedding_of(features, taps) for features, taps in sides])
+        distance, angle = relation_distances(*found)
         terms = dict(loss_distance=(self.distance, distance), loss_angle=(self.angle, angle))
         return {name: weight * term for name, (weight, term) in terms.items() if weight}
-
-
-def _embedding(model: nn.Module) -> list[Tap]:
-    """What the pooling gives, else the deepest of the backbone's outputs."""
-    return [
-        Tap('neck' if isinstance(getattr(model, 'neck', None), nn.Module) else backbone_of(model))
-    ]

@@ -77,8 +77,10 @@ class DistillationHook(Hook):
             pass_by_idle(optimizer, bare(runner).distillation)
 
     def before_train(self, runner: Runner) -> None:
-        """Show averages the plain student."""
+        """Show averages the plain student, and methods the data."""
         show_plain_student(runner)
+        for method in methods_of(runner).values():
+            method.learn_data(runner.train_dataloader.dataset)
 
     def before_val(self, runner: Runner) -> None:
         """As before training: a validation may be all that is run."""

@@ -83,6 +83,8 @@ def one_step(family, name, form):
     kind = dict(type=f'mmkd.{name}')
     if name == 'dpk':
         kind.update(size='light', optimizer=None, ratio=0.5)
+    if name == 'crd':
+        kind.update(images=8, negatives=16)
     options = dict(config=h.widened(h.FAMILIES[family]()), checkpoint='untrained')
     model = h.distiller(h.FAMILIES[family](), options, **{name: kind}).train()
     h.freeze_statistics(model)

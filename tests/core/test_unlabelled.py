@@ -146,6 +146,7 @@ def test_evaluation_is_the_students():
 def test_every_method_learns_from_images_alone_or_says_why_not(name, family):
     kind = method_names()[name]
     options = {'optimizer': None} if name in ('dpk', 'frskd') else {}
+    options |= {'images': 8} if name == 'crd' else {}
     method = dict(type=f'mmkd.{kind.__name__}', **options)
     teacher = h.widened(h.FAMILIES[family]()) if family == 'classifier' else h.FAMILIES[family]()
     given = teacher if kind.needs_teacher else None

@@ -20,6 +20,8 @@ HEADS = {
     'mask_rcnn': ('roi', False),
     'dino': ('query', True),
     'deformable_detr': ('query', True),
+    'dab_detr': ('query', True),
+    'binned_detr': ('query', True),
 }
 """Of the families that are not dense and sigmoid."""
 

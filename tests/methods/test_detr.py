@@ -247,6 +247,12 @@ def test_other_pairs_are_answered(student, teacher, options, words):
     assert '\n' not in str(error.value)
 
 
+def test_a_cached_teacher_is_refused(tmp_path):
+    options = dict(config=h.detr(), checkpoint='untrained', cache=str(tmp_path))
+    with pytest.raises(InputError, match=r'KDDETR runs parts of the teacher .* leave cache of the'):
+        h.distiller(h.detr(), options, kd=KD_DETR)
+
+
 def test_without_labels_it_is_refused():
     with pytest.raises(InputError, match='which are trained with labels alone'):
         h.distiller(h.detr(), h.detr(), labels=False, kd=KD_DETR)

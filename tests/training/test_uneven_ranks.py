@@ -9,7 +9,7 @@ from rank_work import on_ranks, several
 SQUARE, OBLONG = (96, 96), (64, 80)
 IMAGES = [(SQUARE, 3), (SQUARE, 0), (SQUARE, 2), (OBLONG, 1), (OBLONG, 0), (OBLONG, 1)]
 """One of each size on each rank, so that one process pads them to the same; the second has no box."""
-NO_TEACHER = ('frskd', 'sfr')
+NO_TEACHER = ('frskd', 'sfr', 'go_lsd')
 METHODS = {
     'kd': dict(type='mmkd.KD'),
     'fgd': dict(type='mmkd.FGD'),
@@ -23,9 +23,10 @@ METHODS = {
     'mgd': dict(type='mmkd.MGD'),
     'ld': dict(type='mmkd.LD'),
     'kd_detr': dict(type='mmkd.KDDETR', memory=0.1),
+    'go_lsd': dict(type='mmkd.GOLSD'),
 }
 BINS = ('ld',)
-QUERIES = ('kd_detr',)
+QUERIES = ('kd_detr', 'go_lsd')
 TWO_STAGE = ('kd', 'dpk', 'frskd', 'sfr')
 
 
@@ -54,7 +55,7 @@ FAMILIES = {
     'retinanet': tuple(name for name in METHODS if name not in BINS + QUERIES),
     'faster_rcnn': TWO_STAGE,
     'gfl': BINS,
-    'dab_detr': QUERIES,
+    'binned_detr': QUERIES,
 }
 
 

@@ -1,0 +1,25 @@
+"""The embedding of a classifier: one vector for each image."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .stages import backbone_of
+from .taps import Features, Tap
+
+
+def embedding_taps(model: nn.Module) -> list[Tap]:
+    """What the pooling gives, else the deepest of the backbone's outputs.
+
+    >>> embedding_taps(nn.ModuleDict(dict(backbone=nn.ReLU(), neck=nn.AdaptiveAvgPool2d(1))))[0].at
+    'neck'
+    """
+    return [
+        Tap('neck' if isinstance(getattr(model, 'neck', None), nn.Module) else backbone_of(model))
+    ]
+
+
+def embedding_of(features: Features, taps: list[Tap]) -> Tensor:
+    """The last that passed at some taps, in single precision; of a map the mean over positions: [B, C]."""
+    found = [t for tap in taps for t in features[tap]][-1].float()
+    return found.mean((2, 3)) if found.dim() == 4 else found
