@@ -73,7 +73,7 @@ EVIDENCE = {
     'pkd': 'BCCD +0.0494',
     'sfr': 'CIFAR-10 -0.5, BCCD none',
 }
-"""What docs/results.md has: top-1 and AP above the student alone. Of others it has published figures at most."""
+"""What docs/results.md has: top-1 and AP above the student alone. Of others it has none of ours."""
 
 BASES = {'method', 'featuremethod'}
 
