@@ -42,6 +42,41 @@ KNOWN = {
 }
 """What our methods read, and for which tasks; of others it is not known."""
 
+STEPS: dict[str, tuple[float, float]] = {
+    'at': (1.36, 1.22),
+    'bckd': (1.44, 1.46),
+    'crosskd': (1.7, 1.68),
+    'cwd': (1.37, 1.22),
+    'dist': (1.55, 1.69),
+    'dkd': (1.56, 1.69),
+    'dpk': (1.46, 1.23),
+    'fgd': (1.36, 1.22),
+    'fitnet': (1.42, 1.22),
+    'frskd': (1.82, 1.95),
+    'kd': (1.56, 1.46),
+    'ld': (1.53, 1.46),
+    'mgd': (1.49, 1.45),
+    'ofd': (1.68, 1.73),
+    'pkd': (1.35, 1.22),
+    'reviewkd': (1.54, 1.35),
+    'rkd': (1.62, 1.69),
+    'sfr': (0.98, 1.02),
+    'vfm': (1.37, 1.5),
+}
+"""Seconds of a training step for one of the student alone, and what multiply-adds predict of it, 2026-11-25.
+
+GFL, ResNet-50 to ResNet-18, or classifiers, ResNet-34 to ResNet-18, on one thread of a CPU with an exact
+teacher; ``benchmarks/speed/methods.py`` measures, ``benchmarks/speed/results/methods.json`` has all figures.
+"""
+EVIDENCE = {
+    'dpk': 'CIFAR-10 +6.11, BCCD +0.0432',
+    'frskd': 'CIFAR-10 +2.8, BCCD none',
+    'kd': 'CIFAR-10 +3.72, BCCD open',
+    'pkd': 'BCCD +0.0494',
+    'sfr': 'CIFAR-10 -0.5, BCCD none',
+}
+"""What docs/results.md has: top-1 and AP above the student alone. Of others it has none of ours."""
+
 BASES = {'method', 'featuremethod'}
 
 
@@ -73,14 +108,30 @@ def known_methods() -> dict[str, type[Method]]:
 
 def show_methods(console: Console | None = None) -> None:
     """Print a line for each method."""
-    table = Table('method', 'what it does', 'reads', 'tasks', 'teacher', box=SIMPLE_HEAD)
+    headings = ('method', 'what it does', 'reads', 'tasks', 'teacher', 'step', 'measured here')
+    table = Table(*headings, box=SIMPLE_HEAD)
     for name, kind in known_methods().items():
         reads, tasks = KNOWN.get(name, ('', ''))
         teacher = 'yes' if kind.needs_teacher else 'none'
-        table.add_row(name, first_line(kind), reads, tasks, teacher)
+        row = (name, first_line(kind), reads, tasks, teacher, step_of(name))
+        table.add_row(*row, EVIDENCE.get(name, '-'))
     console = console or Console()
     console.print(table)
-    console.print('mmkd methods NAME prints the options of one.', markup=False)
+    console.print(
+        'step: seconds of a training step for one of the student alone (in brackets what multiply-adds '
+        'predict), docs/speed.md; measured here: docs/results.md, published figures apart.\n'
+        'mmkd methods NAME prints the options of one.',
+        markup=False,
+    )
+
+
+def step_of(name: str) -> str:
+    """What a method's training step costs, and what it was to cost.
+
+    >>> step_of('unheard of')
+    '-'
+    """
+    return '{:.2f} ({:.2f})'.format(*STEPS[name]) if name in STEPS else '-'
 
 
 def show_method(name: str, console: Console | None = None) -> None:

@@ -2,16 +2,30 @@
 
 import inspect
 import io
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from mmkd.commands.methods import KNOWN, known_methods, options_of, show_method, show_methods
+from mmkd.commands.methods import (
+    EVIDENCE,
+    KNOWN,
+    STEPS,
+    known_methods,
+    options_of,
+    show_method,
+    show_methods,
+)
 from mmkd.core.options import annotations_of
 
-README = Path(__file__).parents[2] / 'README.md'
+ROOT = Path(__file__).parents[2]
+README = ROOT / 'README.md'
+FIGURES = ROOT / 'benchmarks/speed/results/methods.json'
+UNMEASURED = {'detr', 'crd', 'golsd', 'kddetr'}
+"""Registered since the steps were measured; ``benchmarks/speed/methods.py --methods NAME`` adds one."""
 OURS = {n: kind for n, kind in known_methods().items() if kind.__module__.startswith('mmkd.')}
 
 
@@ -33,6 +47,35 @@ def test_what_they_read_is_what_the_readme_says():
     rows = re.findall(r'^\| \[`(\w+)`\]\(\S+\) \| .* \| (.*) \| (.*) \|$', README.read_text(), re.M)
     assert {name.replace('_', ''): (reads, tasks) for name, reads, tasks in rows} == KNOWN
     assert KNOWN.keys() == OURS.keys()
+
+
+def test_steps_are_those_of_the_benchmark_and_every_method_has_one():
+    found = json.loads(FIGURES.read_text())
+    assert {n: (round(f['ratio'], 2), round(f['predicted'], 2)) for n, f in found.items()} == STEPS
+    assert OURS.keys() - UNMEASURED == STEPS.keys() - UNMEASURED
+    for figure in found.values():
+        times = [statistics.median(figure['seconds'][key]) for key in ('method', 'alone')]
+        assert times[0] / times[1] == pytest.approx(figure['ratio'], abs=1e-3)
+        work = figure['multiply_adds']
+        assert work['method'] / work['alone'] == pytest.approx(figure['predicted'], abs=1e-3)
+    said = printed(show_methods)
+    for name, (ratio, predicted) in STEPS.items():
+        assert f'{ratio:.2f} ({predicted:.2f})' in row_of(said, name)
+
+
+def test_what_is_measured_here_stands_in_the_results():
+    page = (ROOT / 'docs/results.md').read_text()
+    said = printed(show_methods)
+    for name, words in EVIDENCE.items():
+        assert words in row_of(said, name)
+        for number in re.findall(r'[\d.]+\d', words.replace('CIFAR-10', '')):
+            assert number in page, f'{name}: {number} is not in docs/results.md'
+    for name in OURS.keys() - EVIDENCE.keys():
+        assert row_of(said, name).split()[-1] == '-'
+
+
+def row_of(said, name):
+    return next(line for line in said.splitlines() if line.split()[:1] == [name])
 
 
 @pytest.mark.parametrize('name', OURS)

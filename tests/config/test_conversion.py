@@ -1,11 +1,15 @@
 """From any config to a distillation config."""
 
+import helpers as h
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 import mmkd
 from mmkd import InputError
 from mmkd.config.conversion import HOOK, plain_config
+from mmkd.registry import MODELS
 
 STUDENT = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 TEACHER = dict(teacher='t.py', checkpoint='t.pth')
@@ -158,3 +162,23 @@ def test_a_teacher_for_self_methods_is_refused(monkeypatch):
 def test_the_size_of_small_images_is_handed_on_for_dry_runs(source, size):
     cfg = mmkd.distill(source, 'pkd', teacher='t.py', checkpoint='t.pth')
     assert cfg.model.get('image_size') == size
+
+
+def test_a_set_from_the_flag_trains_with_the_weights_in_it():
+    plain, options = Config(dict(model=h.gfl())), dict(teacher=Config(dict(model=h.gfl())))
+    losses = []
+    for flag in ('pkd+ld', 'pkd:3+ld'):
+        cfg = mmkd.distill(plain, flag, checkpoint='untrained', **options)
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope('mmkd'):
+            model = h.freeze_statistics(MODELS.build(cfg.model))
+        torch.manual_seed(0)
+        model.init_weights()
+        losses.append(h.losses_of(model, 'gfl'))
+    usual, weighed = losses
+    assert {name.partition('/')[0] for name in usual if '/' in name} == {'pkd', 'ld'}
+    assert usual['pkd/loss'] > 0
+    torch.testing.assert_close(weighed['pkd/loss'], usual['pkd/loss'] / 2)  # 6 by default
+    for name in usual:
+        if name.startswith('ld/'):
+            assert torch.equal(usual[name], weighed[name])
