@@ -132,10 +132,12 @@ def fastest(
     best, waiting, notes = plain, candidates(device), list[str]()
     while waiting and best is plain:
         form = waiting.pop(0)
-        if time.perf_counter() - start + (2 * REPEATS + 2) * plain.seconds > seconds:
+        passes_left = (seconds + start - time.perf_counter()) / plain.seconds
+        if passes_left < 3:
             notes.append(f'{form} was not tried for want of time')
             break
-        found = _tried(form, plain, run, places, device, right)
+        repeats = REPEATS if passes_left > 2 * REPEATS + 1 else 1
+        found = _tried(form, plain, run, places, device, right, repeats=repeats)
         if isinstance(found, str):
             notes.append(f'{form}: {found}')
         elif not found.error <= tolerance:
@@ -172,13 +174,14 @@ def _tried(
     device: str,
     right: Features,
     exact: nn.Module | None = None,
+    repeats: int = REPEATS,
 ) -> Choice | str:
     """What a form is worth, timed in turn with the best before it; or why it cannot be run."""
     try:
         twin = form.give(copy.deepcopy(exact or best.model), places)
         error = largest_error(run(twin, form), right)
         before, own = float('inf'), float('inf')
-        for _ in range(REPEATS):
+        for _ in range(repeats):
             before = min(before, timed(lambda: run(best.model, best.form), device))
             own = min(own, timed(lambda: run(twin, form), device))
             if own > 2 * before:  # as bf16 is where the processor lacks it

@@ -240,10 +240,10 @@ class FeatureMethod(Method):
         ours, theirs = levels_of(student, taps), levels_of(teacher, target_taps)
         if len(ours) != len(theirs):
             raise InputError(
-                f'{self.label}: {student.owner} has {len(ours)} levels at {_names(taps)}'
-                f' {[tuple(shape) for _, shape in ours]}, {teacher.owner} has {len(theirs)} at '
-                f'{_names(target_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs '
-                'with tap=dict(at=..., levels=[...]) and teacher_tap=dict(at=..., levels=[...])'
+                f'{self.label}: {student.owner} has {len(ours)} levels at {_names(taps)} '
+                f'{[tuple(shape) for _, shape in ours]}, {teacher.owner} has {len(theirs)} at '
+                f'{_names(target_taps)} {[tuple(shape) for _, shape in theirs]}; choose pairs with '
+                'tap=dict(at=..., levels=[...]) and teacher_tap=dict(at=..., levels=[...])'
             )
         self._shapes = [shape for _, shape in ours]
         return list(zip(ours, theirs))
@@ -318,8 +318,7 @@ def refuse_other_logits(
     (head, ours), (_, theirs) = (class_count(side.model) for side in (student, teacher))
     if ours is None or theirs is None or ours == theirs:
         return
-    pairs = zip(levels_of(student, taps[0]), levels_of(teacher, taps[1]))
-    for (what, shape), (_, target) in pairs:
+    for (what, shape), (_, target) in zip(levels_of(student, taps[0]), levels_of(teacher, taps[1])):
         channels = [as_map(torch.empty(s, device='meta')).shape[1] for s in (shape, target)]
         scores = channels[0] % ours == 0 and channels[0] * theirs == channels[1] * ours
         if scores and f"'{head}" in what:
@@ -354,9 +353,8 @@ def refuse_unordered(method: str, side: Side, taps: list[Tap], cure: str = SEVER
 def refuse_other_task(method: Method, student: Side, task: str) -> None:
     """Stop if a method is for one task and the student does another."""
     if student.task != task:
-        name = type(method).__name__
         raise InputError(
-            f'{name} is for {task}, {student.owner} ({type(student.model).__name__}) does '
+            f'{type(method).__name__} is for {task}, {student.owner} ({type(student.model).__name__}) does '
             f'{student.task}; for every task: pkd, cwd, fitnet, at, kd'
         )
 

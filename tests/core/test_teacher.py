@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import helpers as h
 import pytest
 import torch
@@ -223,11 +225,19 @@ def test_compiling_is_tried_where_it_pays_back_or_at_any_price(hub, quick_bf16, 
 
 
 def test_nothing_is_tried_once_time_is_up(hub, quick_bf16, monkeypatch):
-    monkeypatch.setattr(teacher_module, 'SECONDS', 1.7)
+    """Of 0.3 seconds a pass three are needed; a slow teacher is timed once."""
+    monkeypatch.setattr(forms, 'time', SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr(teacher_module, 'SECONDS', 0.85)
     guide = teacher()
     levels(guide)
     assert guide.form == EXACT
     assert {*quick_bf16} == {EXACT}
+    for seconds, passes in ((1.4, 2), (9.0, 3)):
+        monkeypatch.setattr(teacher_module, 'SECONDS', seconds)
+        quick_bf16.clear()
+        levels(teacher())
+        fast = [form for form in quick_bf16 if form != EXACT]
+        assert len(fast) == passes + 1  # the last is the answer itself
 
 
 def test_a_teacher_that_is_told_its_form_measures_nothing(hub, quick_bf16):
