@@ -81,7 +81,7 @@ def refuse_other_shapes(
 
 
 def refuse_mixed(method: str, student: Side, taps: list[Tap]) -> None:
-    """Stop if a head gives no maps of class scores alone: YOLOv3's boxes lie between them, MaskFormer's are masks."""
+    """Stop if a head gives no maps of class scores alone: YOLOv3's hold boxes, MaskFormer's are masks."""
     head: Any = logit_head(student.model)
     kind = head_kind(student.model)
     if kind not in ('dense', 'pixel') or hasattr(head, 'cls_out_channels'):

@@ -46,7 +46,7 @@ def logit_taps(model: Any) -> list[Tap]:
 
 
 def _pixel_tap(model: Any) -> Tap:
-    """The last map of class logits: some heads (DDRNet, PIDNet) give other maps beside it while they are trained."""
+    """The last map of class logits; some heads (DDRNet, PIDNet) give others beside it in training."""
     several = isinstance(model.decode_head, nn.ModuleList)
     names = (
         [f'decode_head.{i}' for i in range(len(model.decode_head))] if several else ['decode_head']
