@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -36,3 +37,16 @@ def box_tap(tap: Tap) -> Tap:
     stage = roi_stage(tap)
     at = 'roi_head.bbox_roi_extractor' + ('' if stage is None else f'.{stage}')
     return Tap(at, source='input')
+
+
+CONTEXTS = {'semantic_feat': 'semantic_head', 'glbctx_feat': 'glbctx_head'}
+"""What some RoI heads (HTC, SCNet) add to the features of boxes, and the part that makes it of the maps."""
+
+
+def drive(roi_head: Any, maps: Any, rois: Rois) -> None:
+    """Let a RoI head score boxes of ours, stage by stage, as its own forward does."""
+    parts = {name: getattr(roi_head, part, None) for name, part in CONTEXTS.items()}
+    contexts = {name: part(maps)[1] for name, part in parts.items() if part is not None}
+    for stage, boxes in rois.items():
+        prefix = () if stage is None else (stage,)
+        roi_head._bbox_forward(*prefix, maps, boxes, **contexts)
