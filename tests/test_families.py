@@ -101,13 +101,15 @@ def test_it_trains_by_pkd(sweep, config):
 OTHER_METHODS = {
     'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py': 'kd+bckd+cross_kd',
     'rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py': 'frskd',  # its head rewrites the masks that it is given
+    'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py': 'kd',  # of two maps in training
 }
 
 
 @pytest.mark.parametrize('config', OTHER_METHODS)
 def test_it_trains_by_methods_that_run_its_heads(sweep, config):
-    cfg = small(sweep, 'mmdet', config, SMALL.get(config, NARROW_RTMDET))
-    assert sweep.one_step('mmdet', cfg, OTHER_METHODS[config], 128) == 'ok'
+    toolbox = toolbox_of(sweep, config)
+    cfg = small(sweep, toolbox, config, SMALL.get(config, NARROW_RTMDET))
+    assert sweep.one_step(toolbox, cfg, OTHER_METHODS[config], 128) == 'ok'
 
 
 def own_checkpoint(sweep, toolbox, config, file):

@@ -42,7 +42,7 @@ MISFITS = {
     r'boxes told by bins': 'no bins',
     r'no head with class logits': 'no class logits',
     r'no tower of convolutions': 'no towers',
-    r'by anchor or point|numbers at each place': 'boxes among the classes',
+    r'by anchor or point|no map of scores': 'no maps of class scores alone',
     r'queries of its own': 'boxes come with queries',
     r'a single level': 'a single map',
     r'the maps of .* grow': 'maps that grow',

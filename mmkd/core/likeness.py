@@ -88,15 +88,17 @@ def refuse_other_shapes(
 
 
 def refuse_mixed(method: str, student: Side, taps: list[Tap]) -> None:
-    """Stop if a dense head's answers hold more than class scores (YOLOv3's boxes lie between them)."""
-    head = logit_head(student.model)
-    if head_kind(student.model) != 'dense' or hasattr(head, 'cls_out_channels'):
+    """Stop if a head gives no maps of class scores alone: YOLOv3's hold boxes, MaskFormer's are masks."""
+    head: Any = logit_head(student.model)
+    kind = head_kind(student.model)
+    if kind not in ('dense', 'pixel') or hasattr(head, 'cls_out_channels'):
         return
+    classes = getattr(head, 'out_channels' if kind == 'pixel' else 'num_classes', None)
     for what, shape in levels_of(student, taps):
-        if shape[1] != head.num_classes:
+        if len(shape) != 4 or shape[1] != classes:
             raise InputError(
-                f'{method}: {what}: {type(head).__name__} of {student.owner} gives {shape[1]} numbers at each '
-                f'place for {head.num_classes} classes, other things among them; {INSTEAD}'
+                f'{method}: {what}: {type(head).__name__} of {student.owner} gives {tuple(shape)}, no map of '
+                f'scores for {classes} classes alone; {INSTEAD}'
             )
 
 

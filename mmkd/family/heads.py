@@ -34,7 +34,7 @@ def logit_taps(model: Any) -> list[Tap]:
     if kind == 'vector':
         return [Tap('head')]
     if kind == 'pixel':
-        return [Tap('decode_head')]
+        return [_pixel_tap(model)]
     if kind == 'query':
         return [Tap('bbox_head')]
     if kind == 'dense':
@@ -43,6 +43,19 @@ def logit_taps(model: Any) -> list[Tap]:
     head = model.roi_head.bbox_head
     stages = [f'.{i}' for i in range(len(head))] if isinstance(head, nn.ModuleList) else ['']
     return [Tap(f'roi_head.bbox_head{stage}', item=0) for stage in stages]
+
+
+def _pixel_tap(model: Any) -> Tap:
+    """The last map of class logits; some heads (DDRNet, PIDNet) give others beside it in training."""
+    several = isinstance(model.decode_head, nn.ModuleList)
+    names = (
+        [f'decode_head.{i}' for i in range(len(model.decode_head))] if several else ['decode_head']
+    )
+    for name in reversed(names):
+        if hasattr(model.get_submodule(name), 'conv_seg'):
+            # a head before the last (PointRend's) runs once more for the one behind it
+            return Tap(f'{name}.conv_seg', levels=None if name == names[-1] else (0,))
+    return Tap(names[-1], levels=(-1,))
 
 
 def logit_head(model: Any) -> nn.Module:

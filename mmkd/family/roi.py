@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -39,3 +40,16 @@ def box_tap(tap: Tap) -> Tap:
     kind, stage = roi_part(tap)
     at = f'roi_head.{kind}_roi_extractor' + ('' if stage is None else f'.{stage}')
     return Tap(at, source='input')
+
+
+CONTEXTS = {'semantic_feat': 'semantic_head', 'glbctx_feat': 'glbctx_head'}
+"""What some RoI heads (HTC, SCNet) add to the features of boxes, and the part that makes it of the maps."""
+
+
+def drive(roi_head: Any, maps: Any, rois: Rois) -> None:
+    """Let a RoI head look at boxes of ours, part by part, as its own forward does."""
+    parts = {name: getattr(roi_head, part, None) for name, part in CONTEXTS.items()}
+    contexts = {name: part(maps)[1] for name, part in parts.items() if part is not None}
+    for (part, stage), boxes in rois.items():
+        prefix = () if stage is None else (stage,)
+        getattr(roi_head, f'_{part}_forward')(*prefix, maps, boxes, **contexts)

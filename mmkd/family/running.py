@@ -14,7 +14,7 @@ from torch import Size, Tensor, nn
 from ..errors import InputError
 from .blanks import blank_batch, blank_rois
 from .heads import head_kind
-from .roi import Rois
+from .roi import Rois, drive
 from .sizes import sizes_to_try
 from .taps import Features, Place, Tap, capture
 
@@ -45,9 +45,7 @@ def observe(
             maps = model.extract_feat(inputs)  # type: ignore[operator]
             if any(at.startswith('rpn_head') for at, _ in places):
                 model.rpn_head(maps)  # type: ignore[operator]
-            for (part, stage), boxes in rois.items():
-                prefix = () if stage is None else (stage,)
-                getattr(model.roi_head, f'_{part}_forward')(*prefix, maps, boxes)
+            drive(model.roi_head, maps, rois)
         elif heads and _before_masks(model, [at for at, _ in places]):
             model.bbox_head.forward(model.extract_feat(inputs))  # type: ignore[union-attr, operator]
         elif heads:

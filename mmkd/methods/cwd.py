@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..core.method import FeatureMethod
 from ..core.options import Positive
+from ..family.heads import logit_taps
 from ..family.stages import task_of
 from ..family.taps import Tap
 from ..losses.kl import channel_kl
@@ -45,9 +46,10 @@ class CWD(FeatureMethod):
             self.temperature = 4.0 if task_of(student) == 'segmentation' else 1.0
 
     def default_taps(self, student: nn.Module) -> list[Tap]:
-        """Of segmentors the class scores."""
-        if task_of(student) == 'segmentation':
-            return [Tap('decode_head.conv_seg')]
+        """Of segmentors the class scores, where a convolution makes them."""
+        scores = logit_taps(student) if task_of(student) == 'segmentation' else []
+        if scores and scores[0].at.endswith('.conv_seg'):
+            return scores
         return super().default_taps(student)
 
     def default_pair(self, student: nn.Module, teacher: nn.Module) -> tuple[list[Tap], list[Tap]]:

@@ -351,4 +351,4 @@ def _classes(student: Side, taps: list[Tap]) -> tuple[int, int]:
             f'FRSKD: the head of {student.owner} gives {[tuple(s) for s in shapes]} and has '
             f'num_classes={classes}; needed: vectors of class logits, as of a LinearClsHead'
         )
-    return int(classes), len(shapes)
+    return shapes[0][1], len(shapes)

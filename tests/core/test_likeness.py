@@ -43,6 +43,7 @@ def test_class_scores_with_boxes_between_them_are_named():
     student.bbox_head = YOLOV3Head(h.CLASSES, in_channels=[8, 8, 8], out_channels=[8, 8, 8])
     side = Side(student, {}, {Tap('bbox_head', item=0): [torch.Size([1, 27, 4, 4])]}, 'the student')
     with pytest.raises(
-        InputError, match=r'X: tap .* YOLOV3Head .* 27 numbers at each place for 4 classes'
+        InputError,
+        match=r'X: tap .* YOLOV3Head .*\(1, 27, 4, 4\), no map of scores for 4 classes alone',
     ):
         refuse_mixed('X', side, [Tap('bbox_head', item=0)])

@@ -72,6 +72,36 @@ def test_of_several_decode_heads_the_last_answers():
     assert logit_head(model) is model.decode_head[1]
 
 
+class BaseSegmentor(nn.Module):
+    """By its name, a segmentor; of its heads some make their logits by a convolution."""
+
+    def __init__(self, *convolves):
+        super().__init__()
+        heads = [nn.Module() for _ in convolves]
+        for head, convolved in zip(heads, convolves):
+            if convolved:
+                head.conv_seg = nn.Identity()
+        self.decode_head = nn.ModuleList(heads) if len(heads) > 1 else heads[0]
+
+
+@pytest.mark.parametrize(
+    ('convolves', 'at', 'levels'),
+    [
+        ([True], 'decode_head.conv_seg', None),
+        ([True, True], 'decode_head.1.conv_seg', None),
+        (
+            [True, False],
+            'decode_head.0.conv_seg',
+            (0,),
+        ),  # PointRend's points are other ones each time
+        ([False], 'decode_head', (-1,)),
+    ],
+)
+def test_a_segmentors_logits_are_the_last_map_of_scores(convolves, at, levels):
+    (tap,) = logit_taps(BaseSegmentor(*convolves))
+    assert (tap.at, tap.levels) == (at, levels)
+
+
 def test_a_model_without_such_a_head_is_named():
     with pytest.raises(InputError, match=r'Sequential has no head with class logits.*pkd'):
         logit_head(nn.Sequential(nn.ReLU()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmkd import Tap
-from mmkd.family.roi import box_tap, in_roi_head, roi_part
+from mmkd.family.roi import box_tap, drive, in_roi_head, roi_part
 from mmkd.family.taps import capture
 
 
@@ -39,3 +39,18 @@ def test_boxes_pass_where_they_are_said_to(family, stage):
     maps, rois = features.calls(boxes)[0]
     assert [tuple(level.shape[-2:]) for level in maps] == [(n, n) for n in (16, 8, 4, 2)]
     assert rois.shape == (len(features[logits][0]), 5)
+
+
+def test_what_a_roi_head_knows_of_the_whole_image_goes_with_the_boxes():
+    """As in HTC: without it a teacher would answer what it never answers."""
+    given = []
+
+    class Head:
+        def semantic_head(self, maps):
+            return 'prediction', maps + 1
+
+        def _bbox_forward(self, stage, maps, boxes, semantic_feat=None):
+            given.append((stage, maps, boxes, semantic_feat))
+
+    drive(Head(), 1, {('bbox', 0): 'boxes', ('bbox', 2): 'others'})
+    assert given == [(0, 1, 'boxes', 2), (2, 1, 'others', 2)]
