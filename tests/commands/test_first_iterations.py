@@ -1,5 +1,6 @@
 """What only a running training tells."""
 
+import gc
 import json
 import sys
 import types
@@ -12,6 +13,7 @@ from mmkd.commands import first_iterations
 from mmkd.commands.first_iterations import Clock, between, mark, peak_memory
 from mmkd.commands.summary import SUMMARY
 from mmkd.commands.train import train, training_config
+from mmkd.core.teacher import Teacher
 
 
 def test_a_clock_leaves_the_first_call_out_and_takes_the_median(monkeypatch):
@@ -69,6 +71,7 @@ def test_a_training_says_it_and_keeps_it(shapes, tmp_path):
         cfg, method='pkd+kd', teacher=str(tmp_path / 'teacher.py'), checkpoint='untrained'
     )
     train(cfg)
+    assert not [o for o in gc.get_objects() if isinstance(o, Teacher) and 'observe' in vars(o)]
     content = json.loads((tmp_path / 'work' / SUMMARY).read_text())
     found = content['measured']
     iterations = content['max_iters']
