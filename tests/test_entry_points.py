@@ -99,6 +99,7 @@ class Case:
             arms=['pkd'],
             seeds=['0'],
             metric=None,
+            baseline=None,
             smallest=None,
             images=str(shapes / 'images/val'),
             root=None,

@@ -23,11 +23,11 @@ PATIENCE = 3
 """So many measurements in a row tell."""
 
 
-def rate_alarm(cfg: Mapping[str, Any], batch: int | None, ranks: int = 1) -> str | None:
+def rate_alarm(settings: Mapping[str, Any], batch: int | None, ranks: int = 1) -> str | None:
     """What is to be said of a learning rate that is for other batches.
 
     Args:
-        cfg: the Runner's config.
+        settings: the Runner's config.
         batch: images of a rank in an iteration; None if unknown.
         ranks: how many train together.
 
@@ -36,8 +36,8 @@ def rate_alarm(cfg: Mapping[str, Any], batch: int | None, ranks: int = 1) -> str
     optim_wrapper.optimizer.lr=0.02 is for batches of 16 (auto_scale_lr.base_batch_size), these have 4; by the \
 linear rule 0.005: --auto-scale-lr
     """
-    scaling = cfg.get('auto_scale_lr') or {}
-    wrapper = cfg.get('optim_wrapper') or {}
+    scaling = settings.get('auto_scale_lr') or {}
+    wrapper = settings.get('optim_wrapper') or {}
     base, rate = scaling.get('base_batch_size'), (wrapper.get('optimizer') or {}).get('lr')
     summed = wrapper.get('accumulative_counts') or 1
     if scaling.get('enable') or not (base and batch and rate) or base == batch * ranks * summed:

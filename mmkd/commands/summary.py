@@ -56,6 +56,7 @@ class SummaryHook(Hook):
         self._begin, self._start = 0.0, 0
         self._alarms, self._guide = alarms or AlarmHook(), guide or TeacherCheckHook()
         self._clocks: dict[str, Clock] = {}
+        self._own: dict[str, Any] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Look at what has been built, and say it."""
@@ -70,6 +71,7 @@ class SummaryHook(Hook):
         """Begin to time the teachers."""
         self._start = runner.iter
         for name, guide in teachers_of(runner).items() if self.content else ():
+            self._own[name] = vars(guide).get('observe')  # a sharded teacher has one of its own
             self._clocks[name] = Clock(guide.observe)
             guide.observe = self._clocks[name]  # type: ignore[method-assign, assignment]
 
@@ -81,8 +83,10 @@ class SummaryHook(Hook):
         if not self.content or done != min(self._start + ENOUGH, runner.max_iters):
             return
         for name, guide in teachers_of(runner).items():
-            if vars(guide).get('observe') is self._clocks.get(name):
+            if self._own[name] is None:
                 del guide.observe
+            else:
+                guide.observe = self._own[name]  # type: ignore[method-assign]
         found = measured(runner, self._clocks)
         print_log('\n' + table_of(measured_rows(found)), 'current')
         self._write(measured=found)

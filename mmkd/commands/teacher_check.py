@@ -131,11 +131,11 @@ def teachers_to_check(runner: Runner) -> dict[str, nn.Module]:
 # -- evaluating ------------------------------------------------------------------------------------
 
 
-def check(runner: Runner, teachers: Mapping[str, nn.Module], images: int) -> Check | None:
+def check(runner: Runner, guides: Mapping[str, nn.Module], images: int) -> Check | None:
     """Evaluate; None, and a warning, where that cannot be done."""
     found = Check(images)
     device = next(bare(runner).parameters()).device
-    models = dict(teachers)
+    models = dict(guides)
     if starts_from_checkpoint(runner):
         models[''] = bare(runner)
     scores: dict[str, Mapping[str, float]] = {}
@@ -153,7 +153,7 @@ def check(runner: Runner, teachers: Mapping[str, nn.Module], images: int) -> Che
     )
     numbers = {name: float(own.get(metric, 0.0)) for name, own in scores.items()}
     found.metric, found.student = metric, numbers.pop('', None)
-    found.teachers, found.metrics = numbers, dict(scores[next(iter(teachers))])
+    found.teachers, found.metrics = numbers, dict(scores[next(iter(guides))])
     return found
 
 

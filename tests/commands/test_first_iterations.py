@@ -10,8 +10,10 @@ import torch
 
 from mmkd.commands import first_iterations
 from mmkd.commands.first_iterations import Clock, between, mark, peak_memory
+from mmkd.commands.live import LiveHook
 from mmkd.commands.summary import SUMMARY
 from mmkd.commands.train import train, training_config
+from mmkd.training.method_optimizers import teachers_of
 
 
 def test_a_clock_leaves_the_first_call_out_and_takes_the_median(monkeypatch):
@@ -59,7 +61,7 @@ def test_memory_is_the_processs_or_the_gpus(monkeypatch):
     assert peak_memory() == (7, 'tensors of the GPU')
 
 
-def test_a_training_says_it_and_keeps_it(shapes, tmp_path):
+def test_a_training_says_it_and_keeps_it(shapes, tmp_path, monkeypatch):
     cfg, teacher = (h.runner_config('classifier', tmp_path / 'work', shapes) for _ in range(2))
     teacher.dump(tmp_path / 'teacher.py')
     cfg.train_cfg.max_epochs, cfg.log_level = 1, 'INFO'
@@ -68,7 +70,11 @@ def test_a_training_says_it_and_keeps_it(shapes, tmp_path):
     cfg = training_config(
         cfg, method='pkd+kd', teacher=str(tmp_path / 'teacher.py'), checkpoint='untrained'
     )
+    timed = []
+    monkeypatch.setattr(LiveHook, 'after_train', lambda self, runner: timed.append(
+        'observe' in vars(teachers_of(runner)['teacher'])))  # fmt: skip
     train(cfg)
+    assert timed == [False]
     content = json.loads((tmp_path / 'work' / SUMMARY).read_text())
     found = content['measured']
     iterations = content['max_iters']
