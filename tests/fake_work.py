@@ -26,6 +26,7 @@ ON = dict(type='Piecewise', points=[(0, 1.0), (1, 1.0)])
 OPTIONS: dict[str, dict[str, Any]] = {
     'dpk': dict(size='light'),
     'crd': dict(images=8, negatives=16),
+    'pskd': dict(images=8),
     'frskd': dict(alpha=ON, beta=ON),
     'sfr': dict(feature=ON),
 }

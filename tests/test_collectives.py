@@ -44,6 +44,7 @@ OWN = {
         dist=dict(type='mmkd.DIST', weight=0.1),
         rkd=dict(type='mmkd.RKD', weight=0.1),  # at 1 rounding grows, as with DIST
         crd=dict(type='mmkd.CRD', images=8, negatives=16, weight=0.1),
+        pskd=dict(type='mmkd.PSKD', images=8),
     ),
     'retinanet': dict(fgd=dict(type='mmkd.FGD'), dpk=dict(DPK, inject=[1])),
 }
@@ -54,7 +55,7 @@ def configs(family):
     return {
         name: dict(
             type='mmkd.Distiller', student=h.FAMILIES[family](), methods={name: method},
-            **({} if name in ('frskd', 'sfr') else
+            **({} if name in ('frskd', 'sfr', 'pskd') else
                dict(teacher=dict(config=teacher, checkpoint='untrained'))),
         )
         for name, method in {**METHODS, **OWN[family]}.items()
@@ -248,7 +249,11 @@ class Exchanges(TorchDispatchMode):
 
 
 SHIPPED = {name: m for name, m in method_names().items() if m.__module__.startswith('mmkd.')}
-OPTIONS = {'dpk': dict(size='light', inject=[0, 1]), 'crd': dict(images=8, negatives=16)}
+OPTIONS = {
+    'dpk': dict(size='light', inject=[0, 1]),
+    'crd': dict(images=8, negatives=16),
+    'pskd': dict(images=8),
+}
 CHECKED = {'crosskd': 2}
 """Terms whose backward pass asks other ranks."""
 ALLOWED = 2

@@ -35,6 +35,7 @@ KNOWN = {
     'mgd': ('features', 'all'),
     'ofd': ('stages of residual networks', 'classification'),
     'pkd': ('features', 'all'),
+    'pskd': ('logits', 'classification'),
     'reviewkd': ('stages or pyramid', 'all'),
     'rkd': ('embeddings', 'classification'),
     'sfr': ('stages', 'all'),

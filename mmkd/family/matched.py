@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..collectives import uploaded
 from ..losses.queries import corners
 from ..losses.region import pairwise_iou
 from .boxes import annotated_boxes
@@ -32,7 +33,8 @@ def matches(head: Any, classes: Tensor, boxes: Tensor, samples: Any) -> tuple[Te
         if not len(objects):
             continue
         height, width = sample.metainfo['img_shape'][:2]
-        own = corners(boxes[:, image]) * boxes.new_tensor([width, height, width, height])
+        sizes = uploaded(torch.tensor([width, height, width, height]), boxes.device)
+        own = corners(boxes[:, image]) * sizes
         votes = _votes(head, classes[:, image], own, sample)
         found[image] = votes.any(1)
         chosen = votes.argmax(1)[:, None]

@@ -25,6 +25,7 @@ from .ld import LD
 from .mgd import MGD
 from .ofd import OFD
 from .pkd import PKD
+from .ps_kd import PSKD
 from .review_kd import ReviewKD
 from .rkd import RKD
 from .sfr import SFR
@@ -47,6 +48,7 @@ __all__ = [
     'MGD',
     'OFD',
     'PKD',
+    'PSKD',
     'RKD',
     'SFR',
     'VFM',

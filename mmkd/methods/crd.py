@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..collectives import gather_rows, uploaded
 from ..core.levels import levels_of
 from ..core.likeness import refuse_without_embedding
-from ..core.method import Method, Taps, refuse_other_task
+from ..core.method import Taps, refuse_other_task
+from ..core.numbered import NumberedMethod
 from ..core.options import AtLeast, Count, Positive, Share
 from ..core.step import Side, Step
-from ..errors import InputError
 from ..family.embeddings import embedding_of, embedding_taps
 from ..family.taps import parse_taps
 from ..losses.contrast import noise_contrast
@@ -23,7 +23,7 @@ from ..registry import MODELS
 
 
 @MODELS.register_module()
-class CRD(Method):
+class CRD(NumberedMethod):
     """An image's embedding is told from those of other images by the teacher's, and the other way round.
 
     ``L = w (C(s_i, M_t) + C(t_i, M_s))``, the mean over images i, with s and t of length 1, and memories M of
@@ -40,11 +40,10 @@ class CRD(Method):
         negatives: K.
         temperature: T.
         momentum: how much of a memory stays when its image comes.
-        images: N; by default as many as the training data has.
         tap: where the student's embedding is; by default ``neck``, else the backbone.
         teacher_tap: the same of the teacher; by default chosen likewise.
         seed: of the memories, and of the draws.
-        **options: see :class:`Method`.
+        **options: see :class:`NumberedMethod`, whose ``images`` is N.
 
     >>> CRD(negatives=4096).temperature
     0.07
@@ -58,14 +57,13 @@ class CRD(Method):
         negatives: Count = 16384,
         temperature: Positive = 0.07,
         momentum: Annotated[float, Share()] = 0.5,
-        images: Count | None = None,
         tap: Taps | None = None,
         teacher_tap: Taps | None = None,
         seed: Annotated[int, AtLeast(0)] = 0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.width, self.temperature, self.images = width, temperature, images
+        self.width, self.temperature = width, temperature
         self._tap, self._teacher_tap = tap, teacher_tap
         self.projectors = nn.ModuleList()
         self.bank = MemoryBank(width, negatives, momentum, seed)
@@ -86,17 +84,6 @@ class CRD(Method):
             _, shape = levels_of(side, taps)[-1]
             self.projectors.append(nn.Linear(shape[1], self.width))
 
-    def learn_data(self, dataset: Any) -> None:
-        """As many memories as there are images, unless ``images`` says how many."""
-        if self.images is not None:
-            return
-        if type(dataset).__name__ == 'ConcatDataset':
-            raise InputError(
-                'CRD: the training data is a ConcatDataset, whose parts number their images anew, and each '
-                'image needs a memory of its own; make one data set of them'
-            )
-        self.images = len(dataset)
-
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Both contrasts, over the images of all ranks, which then remember the same."""
         sides = (step.student, self.student_taps), (step.answers(), self.teacher_taps)
@@ -104,11 +91,12 @@ class CRD(Method):
             F.normalize(project(embedding_of(features, taps)))
             for project, (features, taps) in zip(self.projectors, sides)
         ]
-        numbers = uploaded(self._numbers(step.samples), found[0].device)
+        numbers = uploaded(self.numbers(step.samples), found[0].device)
         # in double precision, which is exact for both
-        *whole, images = gather_rows([*found, numbers[:, None]])
+        *whole, images = gather_rows([*found, numbers[:, None].double()])
         both, images = torch.stack(whole).to(found[0]), images[:, 0].long()
         assert self.images is not None
+        self.refuse_other_count(self.bank.count or self.images)
         own, others = self.bank.recall(images, self.images)
         x = both.flip(0)  # the student's against what the teacher's were, and the other way round
         scores = torch.cat([(x * own).sum(-1, keepdim=True), x @ others.transpose(1, 2)], -1)
@@ -124,23 +112,3 @@ class CRD(Method):
     def resume_training(self, state: Any) -> None:
         """Go on with them."""
         self.bank.resume(state)
-
-    def _numbers(self, samples: Any) -> Tensor:
-        """The number of each image in the training data."""
-        if self.images is None:
-            raise InputError(
-                'CRD: how many training images there are is not known; say so with images=..., or add '
-                "custom_hooks=[dict(type='mmkd.DistillationHook')]"
-            )
-        found = [sample.metainfo.get('sample_idx') for sample in samples]
-        if None in found:
-            raise InputError(
-                'CRD: the samples do not say which images they are (sample_idx); pack it: '
-                "dict(type='PackInputs', meta_keys=('sample_idx', ...))"
-            )
-        if max(found) >= self.images:
-            raise InputError(
-                f'CRD: images={self.images}: there is an image of number {max(found)}; needed: as many as '
-                'the training data has, or leave it out'
-            )
-        return torch.tensor(found, dtype=torch.float64)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..collectives import uploaded
-from ..errors import InputError
 
 
 class MemoryBank:
@@ -36,6 +35,11 @@ class MemoryBank:
         self.rows: Tensor | None = None
         self.scale: Tensor | None = None
 
+    @property
+    def count(self) -> int:
+        """Of how many images there are vectors; none before the first batch."""
+        return 0 if self.rows is None else self.rows.shape[1]
+
     def recall(self, images: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The vectors of some images [2, B, D], and of others that are drawn [2, K, D].
 
@@ -49,10 +53,9 @@ class MemoryBank:
 
     def likely(self, scores: Tensor) -> Tensor:
         """``exp(score)`` of both networks [2, ...] over N times their mean in the first batch."""
-        assert self.rows is not None
         found = scores.exp()
         if self.scale is None:
-            self.scale = found.detach().flatten(1).mean(1) * self.rows.shape[1]
+            self.scale = found.detach().flatten(1).mean(1) * self.count
         self.scale = self.scale.to(found)
         return found / self.scale.view(2, *[1] * (found.dim() - 1))
 
@@ -78,10 +81,5 @@ class MemoryBank:
         if self.rows is None:
             drawn = torch.rand(2, count, self.width, generator=self.rng) * 2 - 1
             self.rows = F.normalize(drawn, dim=-1)
-        if self.rows.shape[1] != count:
-            raise InputError(
-                f'images={count}: the checkpoint remembers {self.rows.shape[1]} images; needed: the same '
-                'training data, or a training that begins anew'
-            )
         self.rows = uploaded(self.rows, device)
         return self.rows

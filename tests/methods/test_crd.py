@@ -8,7 +8,6 @@ from resumable import config, run
 
 from mmkd import InputError, Tap
 from mmkd.family.taps import capture
-from mmkd.methods import CRD as Method
 
 CRD = dict(type='mmkd.CRD', width=6, negatives=5)
 N, NECK = 9, Tap('neck')
@@ -82,30 +81,14 @@ def test_the_images_are_those_of_the_training_data(shapes, tmp_path):
     assert torch.equal(state['method_states']['crd']['rows'], method.bank.rows)
 
 
-def test_what_says_no_numbers_is_answered():
-    model = h.distiller(h.classifier(), h.classifier(), crd=CRD).train()
-    with pytest.raises(InputError, match=r'CRD: how many training images .* images=.*Hook'):
-        h.losses_of(model, 'classifier')
-    with pytest.raises(InputError, match='CRD: images=1: there is an image of number 1'):
-        h.losses_of(
-            h.distiller(h.classifier(), h.classifier(), crd=dict(CRD, images=1)), 'classifier'
-        )
-    raw = h.raw_batch('classifier')
-    for sample in raw['data_samples']:
-        del sample.sample_idx
-    model = still()
-    with pytest.raises(InputError, match=r'CRD: the samples do not say .*sample_idx.*PackInputs'):
-        model(**model.data_preprocessor(raw, True), mode='loss')
-
-
-def test_joined_data_is_answered_unless_images_are_given():
-    joined = type('ConcatDataset', (list,), {})([1, 2, 3])
-    with pytest.raises(InputError, match='CRD: the training data is a ConcatDataset'):
-        Method().learn_data(joined)
-    for given, right in ((None, 4), (7, 7)):
-        method = Method(images=given)
-        method.learn_data([1, 2, 3, 4] if given is None else joined)
-        assert method.images == right
+def test_a_checkpoint_of_other_data_is_answered():
+    model, other = still(), still()
+    h.losses_of(model, 'classifier')
+    method = other.distillation.crd
+    method.resume_training(model.distillation.crd.training_state())
+    method.images = 12
+    with pytest.raises(InputError, match='CRD: images=12: the checkpoint remembers 9 images'):
+        h.losses_of(other, 'classifier')
 
 
 def test_other_tasks_and_tokens_are_answered():
