@@ -42,11 +42,13 @@ PAIRS = {'gfl': (256, 2), 'resnet18': (224, 4), 'detr': (256, 2)}
 """Size of the images and of the batch on each pair."""
 RAMPED = {'sfr': ('feature',), 'frskd': ('alpha', 'beta')}
 """What is ramped up and measured as at the end."""
+OPTIONS = {'crd': dict(images=50_000)}
+"""What a method must be told where there are no training data."""
 
 
 def variant(name: str) -> dict[str, Any]:
     """A method as it is at the end of training, with a teacher as it is."""
-    options = dict.fromkeys(RAMPED.get(name, ()), ON)
+    options = dict.fromkeys(RAMPED.get(name, ()), ON) | OPTIONS.get(name, {})
     return dict(methods={name: options}, teacher=dict(speed='exact'))
 
 

@@ -51,6 +51,7 @@ class CRD(Method):
     """
 
     weights = {'classification': 0.8}
+    scaled = True
 
     def __init__(
         self,
