@@ -34,15 +34,21 @@ TEACHERS['gfl'] = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 STUDENTS['gfl'] = load_config(TEACHERS['gfl'])
 STUDENTS['gfl'].model.backbone.update(depth=18)
 STUDENTS['gfl'].model.neck.update(in_channels=[64, 128, 256, 512])
-PAIRS = {'gfl': (256, 2), 'resnet18': (224, 4)}
+TEACHERS['detr'] = 'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
+STUDENTS['detr'] = load_config(TEACHERS['detr'])
+STUDENTS['detr'].model.backbone.update(depth=18)
+STUDENTS['detr'].model.neck.update(in_channels=[128, 256, 512])
+PAIRS = {'gfl': (256, 2), 'resnet18': (224, 4), 'detr': (256, 2)}
 """Size of the images and of the batch on each pair."""
 RAMPED = {'sfr': ('feature',), 'frskd': ('alpha', 'beta')}
 """What is ramped up and measured as at the end."""
+OPTIONS = {'crd': dict(images=50_000)}
+"""What a method must be told where there are no training data."""
 
 
 def variant(name: str) -> dict[str, Any]:
     """A method as it is at the end of training, with a teacher as it is."""
-    options = dict.fromkeys(RAMPED.get(name, ()), ON)
+    options = dict.fromkeys(RAMPED.get(name, ()), ON) | OPTIONS.get(name, {})
     return dict(methods={name: options}, teacher=dict(speed='exact'))
 
 

@@ -115,7 +115,10 @@ def fake_batch(model: nn.Module, size: int, count: int) -> dict[str, Any]:
     from mmpretrain.structures import DataSample
 
     images = [torch.randint(0, 256, shape, dtype=torch.uint8) for shape in shapes]
-    samples = [DataSample().set_gt_label(index % model.head.num_classes) for index in range(count)]
+    samples = [
+        DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % model.head.num_classes)
+        for i in range(count)
+    ]
     return dict(inputs=images, data_samples=samples)
 
 

@@ -50,6 +50,7 @@ class CRD(NumberedMethod):
     """
 
     weights = {'classification': 0.8}
+    scaled = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from mmkd.family.taps import capture
 OURS = {n: kind for n, kind in known_methods().items() if kind.__module__.startswith('mmkd.')}
 TAUGHT = sorted(name for name, kind in OURS.items() if kind.needs_teacher)
 FAMILIES = ('classifier', 'gfl', 'segmentor')
+OPTIONS = dict(crd=dict(images=8))
 
 
 def taught(family, scale=None, **methods):
@@ -65,11 +66,11 @@ def test_a_scale_of_one_is_none(family):
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('name', TAUGHT)
 def test_every_method_takes_it_or_says_why_not(name, family):
+    how = {name: dict(type=f'mmkd.{OURS[name].__name__}', **OPTIONS.get(name, {}))}
     try:
-        taught(family, **{name: dict(type=f'mmkd.{OURS[name].__name__}')})
+        taught(family, **how)
     except InputError:
         return  # not for this task whatever the scale
-    how = {name: dict(type=f'mmkd.{OURS[name].__name__}')}
     if not OURS[name].scaled:
         said = h.message_of(lambda: taught(family, 1.5, **how))
         assert said.startswith(f'methods.{name}: {OURS[name].__name__} compares answers place')
