@@ -89,20 +89,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(student: str, variant: dict[str, Any], guide: str | None = None) -> nn.Module:
+def build(
+    student: str, variant: dict[str, Any], guide: str | dict[str, str] | None = None
+) -> nn.Module:
     """The student, or a Distiller of it, with an untrained teacher where a method needs one.
 
     Args:
         student: one of the students above.
         variant: methods, and options of the teacher.
-        guide: the config of another teacher than the student's usual one.
+        guide: the config of another teacher than the student's usual one, or those of several by name.
     """
     cfg = load_config(STUDENTS[student])
     scope = cfg.default_scope
     if 'methods' in variant:
         methods = variant['methods']
         needed = any(find_method(name).needs_teacher for name in methods)
-        teacher = (guide or TEACHERS[student], 'untrained') if needed else (None, None)
+        several = isinstance(guide, dict)
+        weights = dict.fromkeys(guide, 'untrained') if several else 'untrained'
+        teacher = (guide or TEACHERS[student], weights) if needed else (None, None)
         options = dict(teacher=variant.get('teacher', {})) if needed else {}
         cfg = mmkd.distill(STUDENTS[student], methods, *teacher, options)
         cfg.model.share_every = variant.get('share_every', 0)

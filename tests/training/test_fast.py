@@ -52,7 +52,9 @@ FASTER = (1.0, 1.0, 0.5, 1.0, 0.5)
 """Channels last, then a fused update: one look at the plain step, and a pair for each."""
 
 
-@pytest.mark.parametrize('optimizer', [dict(type='SGD', lr=0.01, momentum=0.9), dict(type='AdamW', lr=1e-3)])
+@pytest.mark.parametrize(
+    'optimizer', [dict(type='SGD', lr=0.01, momentum=0.9), dict(type='AdamW', lr=1e-3)]
+)
 def test_weights_are_those_without_it_up_to_rounding(optimizer, shapes, tmp_path):
     changes = {**SHORT, 'optim_wrapper.optimizer': optimizer}
     cfg = config(shapes, methods=PKD, **changes)
@@ -94,7 +96,9 @@ def test_a_plain_training_goes_on_fast(shapes, tmp_path):
     cfg = config(shapes, methods=PKD, **INSIDE, **SHORT)
     straight = run(cfg, tmp_path / 'plain')
     resumed = run(fast(cfg, **ALL), tmp_path / 'fast', str(tmp_path / 'plain/iter_3.pth'))
-    ours, theirs = (torch.cat([p.flatten() for p in r.model.parameters()]) for r in (straight, resumed))
+    ours, theirs = (
+        torch.cat([p.flatten() for p in r.model.parameters()]) for r in (straight, resumed)
+    )
     assert float((ours - theirs).norm() / ours.norm()) < 1e-5
 
 
@@ -134,7 +138,9 @@ def test_measuring_touches_neither_student_nor_random_numbers():
 
 
 def test_a_step_that_comes_out_otherwise_is_not_taken(monkeypatch):
-    monkeypatch.setattr('mmkd.training.fast.lay_channels_last', lambda m: m.head.fc.weight.data.mul_(2))
+    monkeypatch.setattr(
+        'mmkd.training.fast.lay_channels_last', lambda m: m.head.fc.weight.data.mul_(2)
+    )
     model = h.build(h.classifier()).train()
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     choice = dict(channels_last=None, fused=False, compile=False)
@@ -214,7 +220,9 @@ def test_wrong_options_are_answered(choice, words):
 
 def test_what_cannot_be_fused_or_compiled_is_answered(monkeypatch):
     weight = [nn.Parameter(torch.ones(1))]
-    with pytest.raises(InputError, match='FastHook: fused=True: Rprop has no fused form; leave it out'):
+    with pytest.raises(
+        InputError, match='FastHook: fused=True: Rprop has no fused form; leave it out'
+    ):
         decide_fused(dict(fused=True), torch.optim.Rprop(weight), 'cpu')
     choice = dict(fused=None)
     told = decide_fused(choice, torch.optim.SGD(weight, lr=0.1, foreach=True), 'cpu')
@@ -234,7 +242,9 @@ def test_what_cannot_be_fused_or_compiled_is_answered(monkeypatch):
 def test_shards_are_refused(shapes, tmp_path):
     cfg = fast(config(shapes, methods=PKD), **ALL)
     cfg.model_wrapper_cfg = dict(type='mmkd.FullyShard')
-    with pytest.raises(InputError, match=r'FastHook \(--fast\): model_wrapper_cfg.type=mmkd.FullyShard'):
+    with pytest.raises(
+        InputError, match=r'FastHook \(--fast\): model_wrapper_cfg.type=mmkd.FullyShard'
+    ):
         run(cfg, tmp_path)
 
 
