@@ -31,7 +31,7 @@ from .family.taps import Tap  # noqa: E402
 from .family.timm_backbone import TimmBackbone  # noqa: E402
 from .methods import AT, CWD, KD, PKD, FitNet  # noqa: E402
 from .necks import Adapter  # noqa: E402
-from .training import CpuAmpOptimWrapper, DistillationHook, FullyShard  # noqa: E402
+from .training import CpuAmpOptimWrapper, DistillationHook, FastHook, FullyShard  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     'Distillation',
     'DistillationHook',
     'Distiller',
+    'FastHook',
     'FeatureMethod',
     'FitNet',
     'FullyShard',

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from mmdet.testing import demo_mm_inputs
 from mmengine.logging import MessageHub
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import MODELS, OPTIMIZERS, DefaultScope
 from torch import nn
 
@@ -29,6 +30,7 @@ from mmkd.core.forms import PRECISIONS, timed
 from mmkd.core.method import find_method
 from mmkd.family.building import load_config, model_config
 from mmkd.family.stages import task_of
+from mmkd.training.fast import FastHook, settle
 from mmkd.training.method_optimizers import parameter_groups
 
 CONFIGS = Path(__file__).parents[1] / 'accuracy/configs'
@@ -69,6 +71,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     ),
     'frskd, waiting': dict(methods=dict(frskd=dict(deep_supervision=False))),
     'kd': dict(methods=dict(kd={})),
+    'student alone, --fast': dict(fast=True),
+    'student alone, --fast --amp': dict(fast=True, amp='bf16'),
+    'student alone, --amp': dict(amp='bf16'),
+    'pkd, --fast': dict(methods=dict(pkd={}), fast=True),
+    'pkd, --fast --amp': dict(methods=dict(pkd={}), fast=True, amp='bf16'),
+    'pkd, --amp': dict(methods=dict(pkd={}), amp='bf16'),
+    'dpk full, bf16': dict(methods=dict(dpk=dict(size='full', precision='bf16'))),
+    'dpk light, bf16': dict(methods=dict(dpk=dict(size='light', precision='bf16'))),
     'pkd, teacher fused': dict(methods=dict(pkd={}), teacher=dict(fuse=True)),
     'pkd, teacher fused channels_last': dict(
         methods=dict(pkd={}), teacher=dict(fuse=True, channels_last=True)
@@ -79,24 +89,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(student: str, variant: dict[str, Any], guide: str | None = None) -> nn.Module:
+def build(
+    student: str, variant: dict[str, Any], guide: str | dict[str, str] | None = None
+) -> nn.Module:
     """The student, or a Distiller of it, with an untrained teacher where a method needs one.
 
     Args:
         student: one of the students above.
         variant: methods, and options of the teacher.
-        guide: the config of another teacher than the student's usual one.
+        guide: the config of another teacher than the student's usual one, or those of several by name.
     """
     cfg = load_config(STUDENTS[student])
     scope = cfg.default_scope
-    if variant:
+    if 'methods' in variant:
         methods = variant['methods']
         needed = any(find_method(name).needs_teacher for name in methods)
-        teacher = (guide or TEACHERS[student], 'untrained') if needed else (None, None)
+        several = isinstance(guide, dict)
+        weights = dict.fromkeys(guide, 'untrained') if several else 'untrained'
+        teacher = (guide or TEACHERS[student], weights) if needed else (None, None)
         options = dict(teacher=variant.get('teacher', {})) if needed else {}
         cfg = mmkd.distill(STUDENTS[student], methods, *teacher, options)
         cfg.model.share_every = variant.get('share_every', 0)
-    model = cfg.model if variant else model_config(cfg)
+    model = cfg.model if 'methods' in variant else model_config(cfg)
     for part in (model, model.get('student', {})):
         part.get('backbone', {}).pop('init_cfg', None)
     with DefaultScope.overwrite_default_scope(scope):
@@ -132,6 +146,14 @@ def optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
     return optimizers + [
         OPTIMIZERS.build(dict(method.optimizer, params=parameter_groups(method))) for method in own
     ]
+
+
+def wrapper_of(optimizer: torch.optim.Optimizer, amp: str) -> OptimWrapper:
+    """As ``--amp`` makes it."""
+    kind = OptimWrapper if amp == 'none' else AmpOptimWrapper
+    if amp != 'none' and not torch.cuda.is_available():
+        kind = mmkd.CpuAmpOptimWrapper
+    return kind(optimizer)
 
 
 def step(
@@ -193,6 +215,10 @@ def measure(
         torch.manual_seed(0)
         model = build(student, VARIANTS[name], guide).to(device)
         runs[name] = (model, optimizers_of(model))
+        if VARIANTS[name].get('fast'):
+            choice = FastHook().choice
+            wrapper = wrapper_of(runs[name][1][0], VARIANTS[name].get('amp', amp))
+            print(f'{name}: {settle(choice, model, wrapper, fake_batch(model, size, count))}')
     counted = {
         name: multiply_adds(model, fake_batch(model, size, count))
         for name, (model, _) in runs.items()
@@ -200,7 +226,8 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(rounds + 2):
         for name, (model, optimizers) in runs.items():
-            seconds = step(model, optimizers, fake_batch(model, size, count), amp, clock)
+            own = VARIANTS[name].get('amp', amp)
+            seconds = step(model, optimizers, fake_batch(model, size, count), own, clock)
             if index >= 2:  # the first two rounds warm up
                 times[name].append(seconds)
     return times, counted

@@ -10,12 +10,13 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config.conversion import add_hook, distill
+from ..config.conversion import add_hook, add_runtime, distill
 from ..errors import InputError
 from ..family.building import is_distiller, load_config
 from ..files.safety import trusting
 from ..files.writing import latest_checkpoint
 from ..training.data_faults import FaultHook, answered
+from ..training.fast import HOOK as FAST
 from ..training.resume import ResumeHook
 from ..training.sharding import ShardingHook
 from .alarms import AlarmHook
@@ -50,6 +51,7 @@ def training_config(
     resume: str | None = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
+    fast: bool = False,
     launcher: str = 'none',
     trust_checkpoint: bool = False,
     check_teacher: int | None = None,
@@ -68,6 +70,7 @@ def training_config(
         resume: ``auto``, or a checkpoint to resume from.
         amp: mixed precision: float16 on GPUs, bfloat16 on CPUs.
         auto_scale_lr: scale the learning rate with the batch size as the config says.
+        fast: measure what makes the student's own step faster, and take it; see :class:`mmkd.FastHook`.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         trust_checkpoint: unpickle checkpoints without restriction.
         check_teacher: evaluate the teacher on so many validation images first; 0 for not.
@@ -94,6 +97,8 @@ def training_config(
         _set_amp(cfg)
     if auto_scale_lr:
         _set_auto_scale_lr(cfg)
+    if fast:
+        add_runtime(cfg, FAST)
     if trust_checkpoint:
         _trust_teachers(cfg)
     _refuse_other_engines(cfg)

@@ -66,7 +66,7 @@ def distill(
         model.labels = False
         without_labels(result, None if no_labels is True else no_labels)
     result.model = model
-    _add_runtime(result)
+    add_runtime(result)
     return result
 
 
@@ -191,13 +191,15 @@ def _check_need(chosen: Mapping[str, Mapping[str, Any]], spec: Any) -> None:
         )
 
 
-def _add_runtime(cfg: Config) -> None:
+def add_runtime(cfg: Config, hook: str = HOOK) -> None:
+    """Let a config import mmkd and have one of its hooks."""
     imports = copy.deepcopy(cfg.get('custom_imports') or dict(imports=[]))
     names = imports['imports']
+    names = [names] if isinstance(names, str) else names
     # first, because importing mmkd makes a broken torchvision importable for the others
-    imports['imports'] = ['mmkd', *([names] if isinstance(names, str) else names)]
+    imports['imports'] = ['mmkd', *(name for name in names if name != 'mmkd')]
     cfg.custom_imports = imports
-    add_hook(cfg)
+    add_hook(cfg, hook)
 
 
 def add_hook(cfg: Config, kind: str = HOOK) -> None:

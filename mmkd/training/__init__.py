@@ -6,6 +6,7 @@ May import: datasets, files, family, core.
 """
 
 from .cpu_amp import CpuAmpOptimWrapper
+from .fast import FastHook
 from .method_optimizers import DistillationHook
 from .resume import ResumeHook
 from .score_weights import WeighByScore
@@ -14,6 +15,7 @@ from .sharding import FullyShard, ShardingHook
 __all__ = [
     'CpuAmpOptimWrapper',
     'DistillationHook',
+    'FastHook',
     'FullyShard',
     'ResumeHook',
     'ShardingHook',
