@@ -172,7 +172,7 @@ class Trial:
         change(twin)
         self.step(twin)
 
-    def step(self, twin: nn.Module) -> Tensor:
+    def step(self, twin: Any) -> Tensor:
         """Loss and gradient of one step, with the same random numbers each time."""
         twin.zero_grad()
         with untouched_randomness():
