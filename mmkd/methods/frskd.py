@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.levels import channels_of, levels_of
+from ..core.levels import channels_of, levels_of, refuse_unordered
 from ..core.likeness import refuse_mixed
-from ..core.method import Method, Taps, refuse_unordered
+from ..core.method import Method, Taps
 from ..core.options import Count, Positive, Share
 from ..core.schedules import Schedule, Weight, build_schedule
 from ..core.step import Side, Step

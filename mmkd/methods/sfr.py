@@ -9,7 +9,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..core.method import Method, Taps, refuse_unordered
+from ..core.levels import refuse_unordered
+from ..core.method import Method, Taps
 from ..core.options import Count, Share
 from ..core.schedules import Ramp, Schedule, Weight, build_schedule
 from ..core.step import Side, Step
