@@ -48,6 +48,8 @@ MISFITS = {
     r'the maps of .* grow': 'maps that grow',
     r'does none of': 'no labels of a task',
     r"tap 'head': the module exists but": 'logits in its loss alone',
+    r"tap 'backbone.stages": 'stages that are lists',
+    r'num_classes=None': 'a head that tells no classes',
 }
 """Why a method refuses a family, in short."""
 INTRODUCTION = (

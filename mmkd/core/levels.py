@@ -39,6 +39,27 @@ def sizes_at(side: Side, taps: list[Tap]) -> list[tuple[int, int]]:
     return [tuple(as_map(blank).shape[-2:]) for blank in blanks]  # type: ignore[misc]
 
 
+SEVERAL = (
+    ": tap=['backbone.layer3', 'backbone.layer4'] names them (tools/list_taps.py CONFIG), or let the backbone "
+    'give several (out_indices)'
+)
+
+
+def refuse_unordered(method: str, side: Side, taps: list[Tap], cure: str = SEVERAL) -> None:
+    """Stop if the maps at some taps are a single one, or if deeper ones are larger."""
+    sizes = sizes_at(side, taps)
+    where = f'{side.owner} at {", ".join(repr(tap.at) for tap in taps)}'
+    if len(sizes) < 2:
+        raise InputError(
+            f'{method}: a single level {sizes} of {where}; needed: two or more, shallow to deep{cure}'
+        )
+    if any(after > before for a, b in zip(sizes, sizes[1:]) for before, after in zip(a, b)):
+        raise InputError(
+            f'{method}: the maps of {where} grow: {sizes}; needed: shallow to deep, none larger than '
+            'the one before; put them in order with tap=[...]'
+        )
+
+
 def pair_by_stride(
     label: str, student: Side, teacher: Side, taps: list[Tap], target_taps: list[Tap]
 ) -> tuple[list[Tap], list[Tap]]:

@@ -328,28 +328,6 @@ def refuse_other_logits(
             )
 
 
-SEVERAL = (
-    ": tap=['backbone.layer3', 'backbone.layer4'] names them (tools/list_taps.py CONFIG), or let the backbone "
-    'give several (out_indices)'
-)
-
-
-def refuse_unordered(method: str, side: Side, taps: list[Tap], cure: str = SEVERAL) -> None:
-    """Stop if the maps at some taps are a single one, or if deeper ones are larger."""
-    shapes = [shape for _, shape in levels_of(side, taps)]
-    sizes = [tuple(as_map(torch.empty(s, device='meta')).shape[-2:]) for s in shapes]
-    where = f'{side.owner} at {_names(taps)}'
-    if len(sizes) < 2:
-        raise InputError(
-            f'{method}: a single level {sizes} of {where}; needed: two or more, shallow to deep{cure}'
-        )
-    if any(after > before for a, b in zip(sizes, sizes[1:]) for before, after in zip(a, b)):
-        raise InputError(
-            f'{method}: the maps of {where} grow: {sizes}; needed: shallow to deep, none larger than '
-            'the one before; put them in order with tap=[...]'
-        )
-
-
 def refuse_other_task(method: Method, student: Side, task: str) -> None:
     """Stop if a method is for one task and the student does another."""
     if student.task != task:

@@ -46,8 +46,8 @@ def observe(
             if any(at.startswith('rpn_head') for at, _ in places):
                 model.rpn_head(maps)  # type: ignore[operator]
             drive(model.roi_head, maps, rois)
-        elif heads and _before_masks(model, [at for at, _ in places]):
-            model.bbox_head.forward(model.extract_feat(inputs))  # type: ignore[union-attr, operator]
+        elif heads and (first := _first_head(model, [at for at, _ in places])) is not None:
+            first.forward(model.extract_feat(inputs))  # type: ignore[operator]
         elif heads:
             model(inputs, samples, mode='tensor')
         else:
@@ -55,15 +55,20 @@ def observe(
     return features
 
 
-def _before_masks(model: nn.Module, places: Iterable[str]) -> bool:
-    """Whether places lie in a dense head or before it; its masks are then left out.
+def _first_head(model: nn.Module, places: Collection[str]) -> nn.Module | None:
+    """The dense head, or the first of a segmentor's heads, where all places lie in it or before it.
 
-    The whole forward of a detector that makes masks from a dense head's objects (CondInst, BoxInst) calls that
-    head's loss, and by it the head once more.
+    What comes behind it is left out. The whole forward of a detector that makes masks from a dense head's
+    objects (CondInst, BoxInst) calls that head's loss, and by it the head once more; that of a segmentor that
+    refines points (PointRend) fails in mmseg.
     """
-    dense = head_kind(model) == 'dense' and isinstance(getattr(model, 'bbox_head', None), nn.Module)
-    parts = {at.split('.')[0] for at in places}
-    return dense and 'bbox_head' in parts and parts <= {'backbone', 'neck', 'bbox_head'}
+    name = 'bbox_head' if head_kind(model) == 'dense' else 'decode_head.0'
+    inside = [at for at in places if f'{at}.'.startswith(f'{name}.')]
+    others = {at.split('.')[0] for at in places if at not in inside}
+    if not inside or not others <= {'backbone', 'neck'}:
+        return None
+    head = getattr(model, name.split('.')[0], None)
+    return head[0] if isinstance(head, nn.ModuleList) else head
 
 
 @dataclass

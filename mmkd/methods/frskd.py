@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.levels import channels_of, levels_of
+from ..core.levels import channels_of, levels_of, refuse_unordered
 from ..core.likeness import refuse_mixed
-from ..core.method import Method, Taps, refuse_unordered
+from ..core.method import Method, Taps
 from ..core.options import Count, Positive, Share
 from ..core.schedules import Schedule, Weight, build_schedule
 from ..core.step import Side, Step
@@ -19,8 +19,9 @@ from ..errors import InputError
 from ..family.heads import is_sigmoid, logit_head, logit_taps
 from ..family.localization import BoxDivergence
 from ..family.logits import LogitDivergence
+from ..family.passing import several_stages
 from ..family.roi import Rois, box_tap, roi_part
-from ..family.stages import stage_taps, task_of
+from ..family.stages import task_of
 from ..family.taps import Features, Tap, parse_taps
 from ..losses.attention import attention_distance, attention_turn
 from ..necks.adapters import as_map
@@ -207,7 +208,7 @@ class FRSKD(Method):
 
     def _map_taps(self, student: nn.Module, task: str) -> list[Tap]:
         if task == 'classification':
-            return stage_taps(student) if self._tap is None else parse_taps(self._tap)
+            return several_stages(student) if self._tap is None else parse_taps(self._tap)
         given = dict(tap=self._tap, **self._sizes)
         for name, value in given.items():
             if value is not None:

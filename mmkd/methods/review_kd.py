@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.levels import channels_of
-from ..core.method import FeatureMethod, refuse_unordered
+from ..core.levels import channels_of, refuse_unordered
+from ..core.method import FeatureMethod
 from ..core.options import Count
 from ..core.step import Side, Step
 from ..family.stages import stage_taps, task_of

@@ -9,14 +9,16 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..core.method import Method, Taps, refuse_unordered
+from ..core.levels import refuse_unordered
+from ..core.method import Method, Taps
 from ..core.options import Count, Share
 from ..core.schedules import Ramp, Schedule, Weight, build_schedule
 from ..core.step import Side, Step
 from ..errors import InputError
 from ..family.boxes import annotated_boxes
 from ..family.heads import head_kind, is_sigmoid, logit_taps
-from ..family.stages import backbone_of, stage_taps, task_of
+from ..family.passing import several_stages
+from ..family.stages import backbone_of, task_of
 from ..family.taps import Tap, parse_taps
 from ..losses.smoothing import LabelLoss
 from ..losses.transport import box_weights, even_window, transport_loss
@@ -228,7 +230,7 @@ def default_stages(student: nn.Module) -> list[Tap]:
     maps = task_of(student) in ('detection', 'segmentation')
     if maps and not hasattr(student.get_submodule(name), 'res_layers'):
         return [Tap(name)]  # inside, transformers hand on tokens of grids that are not square
-    return stage_taps(student)
+    return several_stages(student)
 
 
 def stage_pairs(count: int, pairing: str) -> list[tuple[int, int]]:

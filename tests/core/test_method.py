@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Size
 
 from mmkd import InputError, Tap
-from mmkd.core.levels import channels_of, levels_of
+from mmkd.core.levels import channels_of, levels_of, refuse_unordered
 from mmkd.core.method import (
     FeatureMethod,
     Method,
@@ -15,7 +15,6 @@ from mmkd.core.method import (
     find_method,
     method_names,
     refuse_other_task,
-    refuse_unordered,
 )
 from mmkd.core.step import Side
 from mmkd.family.taps import capture

@@ -108,3 +108,17 @@ def test_a_dense_head_before_masks_answers_once_for_each_level():
     assert [s[1] for s in result.shapes[Tap('bbox_head', item=0)]] == [h.CLASSES] * 5
     masks = probe(model, [Tap('mask_head.mask_feature_head')])
     assert masks.shapes[Tap('mask_head.mask_feature_head')] == [(1, 8, 16, 16)]
+
+
+def test_the_first_of_several_decode_heads_answers_without_those_behind_it():
+    """As PointRend's, whose points mmseg cannot refine outside of a loss or a prediction."""
+
+    class Segmentor(Detector):
+        def __init__(self):
+            super().__init__()
+            self.decode_head = torch.nn.ModuleList([torch.nn.Conv2d(4, 3, 1), torch.nn.ReLU()])
+
+    shapes = probe(Segmentor(), [Tap('decode_head.0')]).shapes
+    assert shapes[Tap('decode_head.0')] == [(1, 3, 32, 32)]
+    with pytest.raises(InputError, match='no boxes'):
+        probe(Segmentor(), [Tap('decode_head.1')])

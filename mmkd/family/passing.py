@@ -1,0 +1,34 @@
+"""Stages of a backbone that lists none, found by what a dry run passes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .running import all_taps
+from .stages import backbone_of, stage_taps
+from .taps import Tap
+
+STAGES = 4
+
+
+def several_stages(model: nn.Module) -> list[Tap]:
+    """The stages of a model's backbone; of one that lists none and gives a single map, by their sizes.
+
+    The place where a size of map is passed last ends a stage (MobileNets, RepVGG, VAN); the four deepest are
+    taken.
+    """
+    taps, name = stage_taps(model), backbone_of(model)
+    if taps != [Tap(name)]:
+        return taps
+    passed = dict(all_taps(model))
+    output = passed.get(name, [])
+    if len(output) != 1 or len(output[0]) != 4:
+        return taps
+    ends = {
+        shapes[0][-2:]: at
+        for at, shapes in passed.items()
+        if at.startswith(f'{name}.') and len(shapes) == 1 and len(shapes[0]) == 4
+    }
+    deepest = output[0][-2:]
+    sizes = sorted((size for size in ends if min(size) >= min(deepest)), reverse=True)[-STAGES:]
+    return [Tap(ends[size]) for size in sizes] if deepest in sizes and len(sizes) > 1 else taps
