@@ -29,7 +29,7 @@ LEFT = (
     '__pycache__',
     '.*_cache',
 )
-CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if path.parent.name[0] != '_')
+CONFIGS = [path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts]
 
 
 def run(*words, cwd, **options):
@@ -149,9 +149,9 @@ def test_mim_finds_tool_and_configs(environment, project):
     assert 'Epoch(train) [1][2/2]' in said
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_a_name_is_enough_for_mim(path):
+def test_a_name_is_enough_for_mim():
     """It looks for the file's name in the whole package; ``demo/teacher.py`` has to be called by its path."""
-    found = [other for other in (ROOT / 'mmkd').rglob(path.name) if '.mim' not in other.parts]
-    found += [*(ROOT / 'configs').rglob(path.name)]
-    assert found == [path] or path.relative_to(ROOT) == Path('configs/demo/teacher.py')
+    files = [path for path in (ROOT / 'mmkd').rglob('*.py') if '.mim' not in path.parts]
+    names = [path.name for path in [*files, *(ROOT / 'configs').rglob('*.py')]]
+    assert len(CONFIGS) > 40
+    assert {path.name for path in CONFIGS if names.count(path.name) > 1} == {'teacher.py'}

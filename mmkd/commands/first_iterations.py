@@ -107,9 +107,9 @@ def measured(runner: Runner, clocks: dict[str, Clock]) -> dict[str, Any]:
     return found
 
 
-def form_of(teacher: Any) -> str:
+def form_of(guide: Any) -> str:
     """The form in which a teacher runs, in words."""
-    return f'runs in the form {teacher.form}' if teacher.settled else 'has not run yet'
+    return f'runs in the form {guide.form}' if guide.settled else 'has not run yet'
 
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
