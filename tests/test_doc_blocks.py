@@ -216,7 +216,6 @@ def small(tmp_path_factory):
     cfg.optim_wrapper.optimizer.lr = 0.001  # of two methods together larger ones diverge
     cfg.log_level = 'WARNING'
     cfg.dump(folder / 'student.py')
-    (folder / 'data/unlabelled').symlink_to(folder / 'data/demo/images/train')
     tiny = folder / 'data/tiny-imagenet-200/val/images'
     tiny.mkdir(parents=True)
     (tiny / 'a.JPEG').write_text('')
