@@ -72,7 +72,8 @@ def with_networks(folder, shapes, family='retinanet', method='pkd', **changes):
     from mmkd.family.building import build_model, model_config
 
     plain = h.runner_config(family, folder / 'work', shapes)
-    plain.update(changes)
+    for name, value in changes.items():
+        plain[name] = value  # an update would merge them
     torch.manual_seed(0)
     model = build_model(model_config(plain))
     plain.dump(folder / 'teacher.py')

@@ -7,6 +7,7 @@ the one before has left.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -75,11 +76,14 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 
 def kind_of(body: str) -> str:
-    """What an indented block is, by its first line."""
-    first = body.split('\n')[0]
-    if SHELL.match(f'{first} '):
+    """What an indented block is: a command begins it, or Python reads it, which reads some formulas as well."""
+    if SHELL.match(f'{body.splitlines()[0]} '):
         return 'bash'
-    return 'python' if re.match(r'\w+ = ', first) and not re.match(r'[LS]\w* = ', first) else ''
+    try:
+        ast.parse(body)
+    except SyntaxError:
+        return ''
+    return 'python' if re.search(r'^import |\bdict\(', body) else ''
 
 
 def named(paths: list[Path]) -> list[str]:
@@ -212,7 +216,6 @@ def small(tmp_path_factory):
     cfg.optim_wrapper.optimizer.lr = 0.001  # of two methods together larger ones diverge
     cfg.log_level = 'WARNING'
     cfg.dump(folder / 'student.py')
-    (folder / 'data/unlabelled').symlink_to(folder / 'data/demo/images/train')
     tiny = folder / 'data/tiny-imagenet-200/val/images'
     tiny.mkdir(parents=True)
     (tiny / 'a.JPEG').write_text('')

@@ -20,7 +20,7 @@ from ...core.step import Side, Step
 from ...core.teacher import Teacher
 from ...errors import InputError
 from ...family.running import observe, probe
-from ...family.stages import stage_taps
+from ...family.stages import stage_taps, task_of
 from ...family.taps import Features, Tap
 from ...losses.cka import FEWEST, cka_of_terms, gram, hsic
 from .networks import Data, Networks
@@ -155,8 +155,19 @@ def watched(model: nn.Module, taps: Sequence[Tap]) -> Watched:
 
 def prepared(model: nn.Module, raw: Mapping[str, Any]) -> tuple[Tensor, Any]:
     """A raw batch as the student sees it."""
+    raw = of_one_size(raw) if task_of(model) == 'segmentation' else raw
     data = model.data_preprocessor(raw, False)  # type: ignore[operator]
     return data['inputs'], data.get('data_samples')
+
+
+def of_one_size(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A raw batch with all images in the size of the first: segmentors pad none that they predict."""
+    size = raw['inputs'][0].shape[-2:]
+    images = []
+    for image, sample in zip(raw['inputs'], raw['data_samples']):
+        images.append(nn.functional.interpolate(image[None].float(), size)[0].to(image.dtype))
+        sample.set_metainfo(dict(img_shape=tuple(size)))
+    return {**raw, 'inputs': images}
 
 
 def level(name: str, student: Tensor, teacher: Tensor) -> Level:

@@ -60,7 +60,7 @@ def test_a_segmentor(shapes, tmp_path):
     images = dict(
         type='BaseSegDataset',
         data_prefix=dict(img_path=f'{shapes}/images/val', seg_map_path=f'{shapes}/maps/val'),
-        img_suffix='.png',
+        img_suffix='.jpg',
         seg_map_suffix='.png',
         metainfo=dict(classes=('nothing', *SHAPES)),
         pipeline=read,
