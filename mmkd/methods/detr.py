@@ -104,8 +104,8 @@ class KDDETR(Method):
         own, other = (tuple(side.shapes[MEMORY][0]) for side in (student, teacher))
         if self.memory and own != other:
             raise InputError(
-                f'KDDETR: memory={self.memory!r}: the encoder of {student.owner} gives {shapes[0]}, that of '
-                f'{teacher.owner} gives another number of positions: {shapes[1]}; leave it out, or take pkd'
+                f'KDDETR: memory={self.memory!r}: the encoder of {student.owner} gives {own}, that of '
+                f'{teacher.owner} gives another number of positions: {other}; leave it out, or take pkd'
             )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
