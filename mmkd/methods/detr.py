@@ -105,7 +105,7 @@ class KDDETR(Method):
         if self.memory and own != other:
             raise InputError(
                 f'KDDETR: memory={self.memory!r}: the encoder of {student.owner} gives {own}, that of '
-                f'{teacher.owner} {other}; needed: the same positions. Leave it out, or take pkd'
+                f'{teacher.owner} gives another number of positions: {other}; leave it out, or take pkd'
             )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
