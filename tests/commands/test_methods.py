@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / 'README.md'
 FIGURES = ROOT / 'benchmarks/speed/results/methods.json'
 UNMEASURED = {'golsd'}
-"""No detector of the toolboxes has its heads; `benchmarks/speed/methods.py --methods NAME` adds another."""
+"""No detector of the toolboxes has its heads; ``benchmarks/speed/methods.py --methods NAME`` adds others."""
 OURS = {n: kind for n, kind in known_methods().items() if kind.__module__.startswith('mmkd.')}
 
 
