@@ -69,7 +69,7 @@ STEPS: dict[str, tuple[float, float]] = {
 """Seconds of a training step for one of the student alone, and what multiply-adds predict of it, 2026-11-25.
 
 GFL or Deformable DETR, ResNet-50 to ResNet-18, or classifiers, ResNet-34 to ResNet-18, on one thread of a CPU
-with an exact teacher. ``benchmarks/speed/methods.py`` measures; all figures are in its ``results/methods.json``.
+with an exact teacher. ``benchmarks/speed/methods.py`` measures; its ``results/methods.json`` has all figures.
 """
 EVIDENCE = {
     'dpk': 'CIFAR-10 +6.11, BCCD +0.0432',
