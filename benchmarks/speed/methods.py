@@ -61,7 +61,7 @@ def built(name: str) -> tuple[str, nn.Module]:
             return pair, build(pair, variant(name))
         except InputError as error:
             reasons.append(str(error))
-    raise SystemExit(f'{name}: {"; ".join(reasons)}')
+    raise InputError(f'{name}: on none of the pairs: {"; ".join(reasons)}')
 
 
 def work(model: nn.Module, batch: dict[str, Any]) -> int:
@@ -111,10 +111,14 @@ def main() -> None:
     args = parser.parse_args()
     found = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
     for name in args.methods:
-        if args.list:
-            print(name, built(name)[0])
+        try:
+            if args.list:
+                print(name, built(name)[0])
+                continue
+            found[name] = measure(name, args.rounds)
+        except InputError as error:
+            print(error)
             continue
-        found[name] = measure(name, args.rounds)
         got = found[name]
         print(f'{name} on {got["pair"]}: {got["ratio"]} (predicted {got["predicted"]})', flush=True)
         if args.out:

@@ -46,6 +46,7 @@ KNOWN = {
 STEPS: dict[str, tuple[float, float]] = {
     'at': (1.36, 1.22),
     'bckd': (1.44, 1.46),
+    'crd': (1.6, 1.69),
     'crosskd': (1.7, 1.68),
     'cwd': (1.37, 1.22),
     'dist': (1.55, 1.69),
@@ -55,6 +56,7 @@ STEPS: dict[str, tuple[float, float]] = {
     'fitnet': (1.42, 1.22),
     'frskd': (1.82, 1.95),
     'kd': (1.56, 1.46),
+    'kddetr': (2.12, 2.22),
     'ld': (1.53, 1.46),
     'mgd': (1.49, 1.45),
     'ofd': (1.68, 1.73),
@@ -66,8 +68,8 @@ STEPS: dict[str, tuple[float, float]] = {
 }
 """Seconds of a training step for one of the student alone, and what multiply-adds predict of it, 2026-11-25.
 
-GFL, ResNet-50 to ResNet-18, or classifiers, ResNet-34 to ResNet-18, on one thread of a CPU with an exact
-teacher; ``benchmarks/speed/methods.py`` measures, ``benchmarks/speed/results/methods.json`` has all figures.
+GFL or Deformable DETR, ResNet-50 to ResNet-18, or classifiers, ResNet-34 to ResNet-18, on one thread of a CPU
+with an exact teacher. ``benchmarks/speed/methods.py`` measures; its ``results/methods.json`` has all figures.
 """
 EVIDENCE = {
     'dpk': 'CIFAR-10 +6.11, BCCD +0.0432',

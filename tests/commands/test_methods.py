@@ -24,8 +24,11 @@ from mmkd.core.options import annotations_of
 ROOT = Path(__file__).parents[2]
 README = ROOT / 'README.md'
 FIGURES = ROOT / 'benchmarks/speed/results/methods.json'
-UNMEASURED = {'crd', 'golsd', 'kddetr', 'pskd'}
-"""Registered since the steps were measured; ``benchmarks/speed/methods.py --methods NAME`` adds one."""
+FEW = 4
+"""So many methods may wait to be measured (``benchmarks/speed/methods.py --methods NAME --out``).
+
+No detector of the toolboxes has the heads that GO-LSD is for.
+"""
 OURS = {n: kind for n, kind in known_methods().items() if kind.__module__.startswith('mmkd.')}
 
 
@@ -49,10 +52,11 @@ def test_what_they_read_is_what_the_readme_says():
     assert KNOWN.keys() == OURS.keys()
 
 
-def test_steps_are_those_of_the_benchmark_and_every_method_has_one():
+def test_steps_are_those_of_the_benchmark_and_nearly_every_method_has_one():
     found = json.loads(FIGURES.read_text())
     assert {n: (round(f['ratio'], 2), round(f['predicted'], 2)) for n, f in found.items()} == STEPS
-    assert OURS.keys() - UNMEASURED == STEPS.keys() - UNMEASURED
+    assert STEPS.keys() <= OURS.keys()
+    assert len(OURS.keys() - STEPS.keys()) <= FEW, 'measure those that are new'
     for figure in found.values():
         times = [statistics.median(figure['seconds'][key]) for key in ('method', 'alone')]
         assert times[0] / times[1] == pytest.approx(figure['ratio'], abs=1e-3)
@@ -61,6 +65,8 @@ def test_steps_are_those_of_the_benchmark_and_every_method_has_one():
     said = printed(show_methods)
     for name, (ratio, predicted) in STEPS.items():
         assert f'{ratio:.2f} ({predicted:.2f})' in row_of(said, name)
+    for name in OURS.keys() - STEPS.keys():
+        assert not re.search(r'\d\.\d\d \(', row_of(said, name))
 
 
 def test_what_is_measured_here_stands_in_the_results():
