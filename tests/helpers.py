@@ -415,10 +415,13 @@ def _rectangles(boxes: torch.Tensor, size: tuple[int, int]) -> Any:
     return BitmapMasks(masks, *size)
 
 
-def losses_of(model: nn.Module, family: str, **options: Any) -> dict[str, Any]:
-    """One training forward."""
+def losses_of(
+    model: nn.Module, family: str, *, shares: bool = False, **options: Any
+) -> dict[str, Any]:
+    """One training forward; gradient shares, which are measured now and then, only on request."""
     data = model.data_preprocessor(raw_batch(family, **options), True)
-    return model(**data, mode='loss')
+    found = model(**data, mode='loss')
+    return {k: v for k, v in found.items() if shares or not k.endswith('/share')}
 
 
 def runner_config(family: str, work_dir: Any, data: Any, **changes: Any) -> Config:

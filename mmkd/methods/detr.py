@@ -53,7 +53,7 @@ class KDDETR(Method):
         seed: of the random points.
         **options: see :class:`Method`.
 
-    >>> KDDETR(random=100).l1
+    >>> KDDETR(random=100).terms['l1']
     5.0
     """
 

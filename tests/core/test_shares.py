@@ -203,7 +203,7 @@ def test_a_share_is_the_methods_part_of_both_gradients_at_its_taps(family, metho
     config = h.FAMILIES[family]
     model = h.distiller(config(), h.widened(config()), own=method, kd=dict(type='mmkd.KD'))
     watch(model, model.distillation.methods['own'])
-    losses = h.losses_of(model, family)
+    losses = h.losses_of(model, family, shares=True)
     task = torch.stack([t.sum() for k, v in losses.items() if 'loss' in k and '/' not in k
                         for t in (v if isinstance(v, list) else [v])]).sum()  # fmt: skip
     mine = sum(v for k, v in losses.items() if k.startswith('own/loss'))
@@ -235,7 +235,7 @@ def gradients(config, every):
         config(), h.widened(config()), pkd=dict(type='mmkd.PKD'), kd=dict(type='mmkd.KD')
     )
     model.distillation.shares.every = every
-    found = h.losses_of(model, 'retinanet')
+    found = h.losses_of(model, 'retinanet', shares=True)
     model.parse_losses(found)[0].backward()
     return found, [p.grad for p in model.parameters() if p.grad is not None]
 
@@ -249,7 +249,7 @@ def test_measuring_changes_no_bit_of_training():
 
 def test_where_nothing_can_be_compared_there_is_no_share():
     model = h.distiller(h.classifier(), h.classifier(), pkd=dict(type='mmkd.PKD'), labels=False)
-    assert 'pkd/share' not in h.losses_of(model, 'classifier')
+    assert 'pkd/share' not in h.losses_of(model, 'classifier', shares=True)
     share, x = Shares(), torch.ones(2, requires_grad=True)
     share.measure(
         {'loss': x.sum()}, {'a/loss': x.sum(), 'b/loss': x.sum()}, {'a': [x.clone()], 'b': [x]}
@@ -279,7 +279,7 @@ def test_a_network_whose_backward_pass_cannot_be_run_in_parts_trains_without(mon
     model.train()
     model.distillation.shares.every = 1
     for _ in range(2):
-        losses = h.losses_of(model, 'classifier')
+        losses = h.losses_of(model, 'classifier', shares=True)
         model.parse_losses(losses)[0].backward()
     assert 'fitnet/share' not in losses
     assert len(said) == 1

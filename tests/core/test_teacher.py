@@ -228,6 +228,7 @@ def test_nothing_is_tried_once_time_is_up(hub, quick_bf16, monkeypatch):
     """Of 0.3 seconds a pass three are needed; a slow teacher is timed once."""
     monkeypatch.setattr(forms, 'time', SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(teacher_module, 'SECONDS', 0.85)
+    monkeypatch.setattr(forms, 'COMPILING', 1e9)
     guide = teacher()
     levels(guide)
     assert guide.form == EXACT

@@ -42,8 +42,10 @@ def test_images_have_the_channels_of_the_preprocessor(mean, channels):
 def test_boxes_are_for_the_stages_that_are_tapped_and_lie_in_the_image():
     taps = [Tap('neck'), Tap('roi_head.bbox_head.0'), Tap('roi_head.bbox_head.2', item=0)]
     rois = blank_rois(taps, torch.zeros(1, 3, 64, 64))
-    assert set(rois) == {0, 2}
+    assert set(rois) == {('bbox', 0), ('bbox', 2)}
     for boxes in rois.values():
         assert boxes.tolist() == [[0, 0, 0, 32, 32], [0, 16, 16, 64, 64]]
-    assert set(blank_rois([Tap('roi_head.bbox_head')], torch.zeros(1, 3, 64, 64))) == {None}
+    assert set(blank_rois([Tap('roi_head.bbox_head')], torch.zeros(1, 3, 64, 64))) == {
+        ('bbox', None)
+    }
     assert blank_rois([Tap('neck')], torch.zeros(1, 3, 64, 64)) == {}

@@ -30,9 +30,8 @@ def test_shapes_counts_and_overwritten_places():
 def test_a_roi_head_is_driven_on_given_boxes():
     model = h.build(h.faster_rcnn()).eval()
     boxes = torch.tensor([[0, 0.0, 0, 30, 30], [1, 5.0, 5, 40, 40], [0, 2.0, 2, 20, 20]])
-    features = observe(
-        model, [Tap('roi_head.bbox_head', item=0)], torch.randn(2, 3, 64, 64), rois={None: boxes}
-    )
+    taps, rois = [Tap('roi_head.bbox_head', item=0)], {('bbox', None): boxes}
+    features = observe(model, taps, torch.randn(2, 3, 64, 64), rois=rois)
     assert features[Tap('roi_head.bbox_head', item=0)][0].shape == (3, h.CLASSES + 1)
 
 

@@ -77,7 +77,7 @@ def test_classification_is_ce_ce_kl_and_attention(options):
             (attention(s) - attention(t)).square().mean() for s, t in zip(maps, refined)
         ),
     }  # fmt: skip
-    assert losses.keys() == expected.keys()
+    assert losses.keys() - {'frskd/share'} == expected.keys()
     # single precision leaves 1e-7 of a divergence, which alpha T^2 then multiplies
     rounding = 1e-7 * options.get('alpha', 2) * options.get('temperature', 4) ** 2
     for name, value in expected.items():
@@ -195,7 +195,7 @@ def test_rotations_have_joint_labels_and_teach_their_mean(soft):
         'frskd/loss_logits': 2 * kl(z_s, taught, 4),
         'frskd/loss_attention': 100 * sum(attentions),
     }
-    assert losses.keys() == expected.keys()
+    assert losses.keys() - {'frskd/share'} == expected.keys()
     for name, value in expected.items():
         tolerance = 3e-6 if name == 'frskd/loss_logits' else 1e-6
         assert losses[name].item() == pytest.approx(value.item(), rel=2e-5, abs=tolerance), name
