@@ -140,7 +140,7 @@ def view(
     panels = [Panel(_grid(rows), title=name) for name, rows in blocks.items() if name != 'levels']
     if levels := levels_of(blocks.get('levels', [])):
         panels.append(Panel(_level_grid(levels), title='levels'))
-    if metrics:
+    if len(metrics) > 1:
         panels.append(Panel(_table(metrics[: SHOWN + 1]), title='validation'))
     head = Table.grid()
     head.add_row(Text(line))
