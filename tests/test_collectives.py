@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmkd import InputError, collectives
 from mmkd.collectives import joined
 from mmkd.core.method import method_names
+from mmkd.family.taps import flatten
 
 LATE = dict(type='Ramp', value=1.0, begin=0.4, until=0.6)
 """Zero at first: what it belongs to has no gradient then."""
@@ -240,11 +241,14 @@ class Exchanges(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.seen, self.bytes = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace in ('c10d', '_c10d_functional'):
             self.seen.append(func.__name__)
+            # gathering names what comes in first, then what is given
+            given = args[1] if 'allgather' in func.__name__ else args[0]
+            self.bytes += sum(tensor.nbytes for tensor in flatten(given))
         return func(*args, **(kwargs or {}))
 
 
@@ -260,7 +264,7 @@ ALLOWED = 2
 SIZES = ((96, 96), (96, 96))
 
 
-def exchanges(family, name, steps=2):
+def exchanges(family, name, steps=2, size=lambda found: len(found.seen)):
     """How often ranks ask each other in each step of a method with all its terms; None of another task."""
     teacher = None
     if name and SHIPPED[name].needs_teacher:
@@ -280,7 +284,7 @@ def exchanges(family, name, steps=2):
     for _ in range(steps):
         with Exchanges() as found:
             model.parse_losses(h.losses_of(model, family, sizes=SIZES))[0].backward()
-        counts.append(len(found.seen))
+        counts.append(size(found))
     return counts
 
 
@@ -292,6 +296,20 @@ def late():
     hub.update_info('iter', 9)
     yield
     hub.update_info('max_iters', 0)
+
+
+TELLING = {'dpk', 'crd', 'dist', 'rkd', 'pkd', 'crosskd'}
+"""What compares the images of all ranks, or is normalised over them by each channel."""
+
+
+@pytest.mark.parametrize('name', sorted({*SHIPPED} - TELLING))
+def test_what_a_method_tells_other_ranks_are_a_few_numbers(name, late):
+    """Counts of objects, by which losses are divided; after the first step."""
+    for family in ('classifier', 'retinanet'):
+        with fake_ranks():
+            own, found = (exchanges(family, n, size=lambda f: f.bytes) for n in (None, name))
+        if found is not None:
+            assert found[1] - own[1] <= 64
 
 
 @pytest.mark.parametrize('family', ['classifier', 'retinanet'])

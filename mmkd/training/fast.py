@@ -251,8 +251,6 @@ def _fused_gain(optimizer: Optimizer, device: str) -> tuple[float, str]:
 
 def _decide_compile(choice: Choice, trial: Trial, places: list[str]) -> str:
     def change(twin: nn.Module) -> None:
-        if choice['channels_last']:
-            lay_channels_last(twin)
         compile_parts(twin, places)
 
     if choice['compile']:
