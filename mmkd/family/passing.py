@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..errors import InputError
 from .running import all_taps
 from .stages import backbone_of, stage_taps
 from .taps import Tap
@@ -20,7 +21,10 @@ def several_stages(model: nn.Module) -> list[Tap]:
     taps, name = stage_taps(model), backbone_of(model)
     if taps != [Tap(name)]:
         return taps
-    passed = dict(all_taps(model))
+    try:
+        passed = dict(all_taps(model))
+    except InputError:  # of a size that its config alone tells
+        return taps
     output = passed.get(name, [])
     if len(output) != 1 or len(output[0]) != 4:
         return taps
