@@ -18,7 +18,10 @@ SECTIONS = {
     'task': ('Losses of the task', 'The sum and the terms of the student itself.'),
     'terms': ('Losses of the methods', 'Each with its weight, as it is trained.'),
     'weights': ('Weights', "What a method's losses are multiplied by."),
-    'shares': ('Gradient shares', 'Of a loss at the tapped features, against the task.'),
+    'shares': (
+        'Gradient shares',
+        "Of a method at its tapped features, of its own and the task's gradient together.",
+    ),
     'ratio': ('Ratio', 'How much of a level is taken from the teacher.'),
     'cka': (
         'Alignment',
