@@ -103,7 +103,9 @@ def build(
     scope = cfg.default_scope
     if 'methods' in variant:
         methods = variant['methods']
-        needed = any(find_method(name).needs_teacher for name in methods)
+        needed = any(
+            find_method(own.get('type', name)).needs_teacher for name, own in methods.items()
+        )
         several = isinstance(guide, dict)
         weights = dict.fromkeys(guide, 'untrained') if several else 'untrained'
         teacher = (guide or TEACHERS[student], weights) if needed else (None, None)

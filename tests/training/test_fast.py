@@ -172,6 +172,8 @@ def one_loss(family, name, channels_last):
     model = h.distiller(h.FAMILIES[family](), needed.get('teacher'), **{name: method}).train()
     model.distillation.optimizers_installed = True
     model.distillation.check_gradients = False
+    if getattr(model.distillation.methods[name], 'images', 0) is None:
+        model.distillation.methods[name].images = 8  # what its hook would say
     if channels_last:
         lay_channels_last(model)
     torch.manual_seed(1)
