@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import binned  # noqa: F401  registers a head for configs that come from other processes
 import helpers as h
 import torch
 import torch.distributed as dist

@@ -298,8 +298,8 @@ def late():
     hub.update_info('max_iters', 0)
 
 
-TELLING = {'dpk', 'crd', 'dist', 'rkd', 'pkd', 'crosskd'}
-"""What compares the images of all ranks, or is normalised over them by each channel."""
+TELLING = {'dpk', 'crd', 'dist', 'rkd', 'pkd', 'pskd', 'crosskd'}
+"""What compares or remembers the images of all ranks, or is normalised over them by each channel."""
 
 
 @pytest.mark.parametrize('name', sorted({*SHIPPED} - TELLING))

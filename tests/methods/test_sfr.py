@@ -309,13 +309,6 @@ def multi_label():
     return cfg
 
 
-def single_stage():
-    cfg = h.classifier()
-    cfg.backbone = dict(type='mmpretrain.MobileNetV2')
-    cfg.head.in_channels = 1280
-    return cfg
-
-
 @pytest.mark.parametrize(
     ('student', 'options', 'words'),
     [
@@ -337,7 +330,7 @@ def single_stage():
         (no_head, dict(smoothing=0.1), 'the vector head of ImageClassifier has no loss of labels'),
         (label_smooth_head, dict(smoothing=0.1), 'has the loss LabelSmoothLoss; needed: the mean softmax'),
         (multi_label, dict(smoothing=0.1), 'the vector head of ImageClassifier has the loss CrossEntropyLoss'),
-        (single_stage, {}, "of the student at 'backbone'; needed: two or more"),
+        ('classifier', dict(tap='backbone.layer4'), "of the student at 'backbone.layer4'; needed: two or more"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_answered(student, options, words):
