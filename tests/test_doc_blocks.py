@@ -207,6 +207,7 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp('small')
     spec = ShapesSpec(train=8, val=4, smallest=64, largest=80, objects=4, crop=32)
     make_shapes(folder / 'data/demo', spec, quiet=True)
+    (folder / 'data/unlabelled').symlink_to(folder / 'data/demo/images')
     cfg = h.runner_config('retinanet', folder / 'unused', folder / 'data/demo')
     cfg.pop('work_dir')
     cfg.train_cfg.update(max_epochs=12, val_interval=12)

@@ -17,11 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 from step_time import ON, STUDENTS, TEACHERS, build, fake_batch, optimizers_of, step
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
