@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from mmkd.commands.arms import ALONE, LONGER, Arm, Plan, log_of, read_runs
-from mmkd.commands.compare import Comparison, Outcome, check, outcome_of, run_all
+from mmkd.commands.arms import ALONE, LONGER, Arm, Plan, Run, log_of, read_runs
+from mmkd.commands.compare import Comparison, Key, check, outcome_of, run_all
 from mmkd.commands.verdicts import notes_of, table
 from mmkd.files.writing import write_whole
 
@@ -39,11 +39,19 @@ CIFAR_IMAGES = {
     'train': ('train', 0, 5_000),
     'val': ('train', 10_000, 15_000),
     'test': ('test', 0, 10_000),
+    'all': ('train', 0, 50_000),
 }
 """Of each split: where its images come from, and which of them in a fixed random order."""
 
 DEPTHS = (20, 32, 44, 56)
-EXACT = 'teacher.speed=exact'
+EXACT = ('teacher.speed=exact',)
+FAST = ('teacher.fuse=True', 'teacher.channels_last=True', 'teacher.precision=bf16')
+ALL_IMAGES = (
+    *('train_dataloader.dataset.data_prefix=all', 'train_dataloader.batch_size=128'),
+    *('train_cfg.max_epochs=3', 'train_cfg.val_interval=3', 'param_scheduler.1.T_max=3'),
+)
+"""Of CIFAR-10, and a schedule for them."""
+
 HELD_OUT = ('val_dataloader.dataset.data_prefix=val',)
 DPK = ('dpk.size=light', 'dpk.task_weight=1.0', 'dpk.temperature=4.0', 'dpk.optimizer.lr=1e-3')
 DPK_PUBLISHED = (
@@ -74,6 +82,7 @@ def studies(data: Path) -> dict[str, Study]:
     """All studies, with their data in a folder."""
     return {
         'cifar10': Study(tuple(cifar10(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
+        'cifar10_all': Study(tuple(cifar10_all(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
         'cifar10_tuning': Study((cifar10_tuning(),), 'accuracy/top1', 0.5),
         'cifar10_ablations': Study((cifar10_ablations(),), 'accuracy/top1', 0.5),
         'bccd': bccd(data, 'test'),
@@ -114,6 +123,19 @@ def cifar10(depth: int) -> Plan:
         }
         arms = {'alone': Arm(), **arms, **more}
     return cifar_plan('cifar10', depth, arms)
+
+
+def cifar10_all(depth: int) -> Plan:
+    """What a better teacher brings with all images; teachers run in half precision."""
+    best = (*DPK, *share('dpk', 10.0), *FAST)
+    arms = {
+        f'kd, ResNet-{depth}': Arm('kd', (*share('kd', 3.0), *FAST)),
+        f'dpk, ResNet-{depth}': Arm('dpk', best),
+        f'dpk, ResNet-{depth}, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+    }
+    if depth == DEPTHS[0]:
+        arms = {'alone': Arm(), **arms}
+    return cifar_plan('cifar10_all', depth, arms, ALL_IMAGES)
 
 
 def cifar10_tuning() -> Plan:
@@ -215,10 +237,12 @@ def main() -> None:
     for one in asked:
         run_all(one, console, retry=args.retry)
     arms = [arm for plan in study.plans for arm in plan.arms] + [LONGER]
-    runs = read_runs(study.plans[0].work_dir)
-    found = outcome_of(runs, arms, study.metric, study.smallest)
     result = HERE / 'results' / f'{args.study}.json'
-    write_whole(result, json.dumps(shown(found, study, data), indent=1).encode() + b'\n')
+    entries = former_entries(result) | new_entries(study, data)
+    runs = [run_of(entry) for entry in entries.values()]
+    found = outcome_of(runs, arms, study.metric, study.smallest)
+    content = dict(found.as_dict(), runs=list(entries.values()))
+    write_whole(result, json.dumps(content, indent=1).encode() + b'\n')
     console.print(table(found.rows, f'{args.study}: {found.title}'))
     console.print('\n'.join([*notes_of(found.rows), *found.failed]), markup=False)
 
@@ -238,10 +262,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def comparisons(study: Study, args: argparse.Namespace) -> Iterator[Comparison]:
-    """What is asked for of each plan; teachers run exactly, so that runs can be repeated."""
+    """What is asked for of each plan; the form of teachers is fixed, so that runs can be repeated."""
     for plan in study.plans:
         arms = {
-            name: replace(arm, options=(*arm.options, EXACT)) if arm.needs_teacher else arm
+            name: with_form(arm)
             for name, arm in plan.arms.items()
             if args.arms is None or name in args.arms
         }
@@ -251,6 +275,13 @@ def comparisons(study: Study, args: argparse.Namespace) -> Iterator[Comparison]:
                 chosen = replace(chosen, teacher=None, teacher_checkpoint=None)
             longer = args.same_time and len(arms) > 1 and ALONE in arms
             yield Comparison(chosen, tuple(args.seeds), longer, study.metric, study.smallest)
+
+
+def with_form(arm: Arm) -> Arm:
+    """Its teacher, if it has one, runs exactly where it has no other form."""
+    if not arm.needs_teacher or any(option.startswith('teacher.') for option in arm.options):
+        return arm
+    return replace(arm, options=(*arm.options, *EXACT))
 
 
 def prepare(study: Study, data: Path) -> None:
@@ -290,11 +321,13 @@ def run_script(name: str, *words: object) -> None:
 
 def write_cifar(source: Path, folder: Path) -> None:
     """The first images of each split as files in a folder for each class."""
-    if (folder / 'complete').exists():
+    missing = [split for split in CIFAR_IMAGES if not (folder / f'{split}.complete').exists()]
+    if not missing:
         return
     content = np.load(source)
     names = [str(name) for name in content['names']]
-    for split, (part, begin, end) in CIFAR_IMAGES.items():
+    for split in missing:
+        part, begin, end = CIFAR_IMAGES[split]
         data, offsets = content[f'{part}_bytes'], content[f'{part}_off']
         for index in np.random.default_rng(0).permutation(len(offsets) - 1)[begin:end]:
             name = names[content[f'{part}_y'][index]]
@@ -302,19 +335,32 @@ def write_cifar(source: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             jpeg = data[offsets[index] : offsets[index + 1]].tobytes()
             Image.open(io.BytesIO(jpeg)).save(target)
-    (folder / 'complete').touch()
+        (folder / f'{split}.complete').touch()
 
 
-def shown(found: Outcome, study: Study, data: Path) -> dict[str, Any]:
-    """Results without a machine's paths; what every run has alike stands once; with the readings of DPK."""
-    content = found.as_dict()
-    for run, entry in zip(found.runs, content['runs']):
-        content['versions'] = entry.pop('versions')
+def former_entries(result: Path) -> dict[Key, dict[str, Any]]:
+    """The runs that a result has already; their folders may be gone."""
+    runs = json.loads(result.read_text())['runs'] if result.exists() else []
+    return {(entry['arm'], entry['seed']): entry for entry in runs}
+
+
+def new_entries(study: Study, data: Path) -> dict[Key, dict[str, Any]]:
+    """The runs on disk without a machine's paths, and with the readings of DPK."""
+    found = {}
+    for run in read_runs(study.plans[0].work_dir):
+        entry = asdict(run)
+        entry['score'] = run.metrics.get(study.metric)
         entry['command'] = [word.replace(f'{data}/', 'DIR/') for word in run.command]
         plan = next((p for p in study.plans if run.arm in p.arms), None)
         if plan is not None:
             entry['curves'] = curves_of(log_of(plan.folder(run.arm, run.seed)))
-    return content
+        found[run.arm, run.seed] = entry
+    return found
+
+
+def run_of(entry: dict[str, Any]) -> Run:
+    """A run from its entry in a result."""
+    return Run(**{f.name: entry[f.name] for f in fields(Run) if f.name in entry})
 
 
 def curves_of(entries: list[dict[str, Any]]) -> dict[str, list[float]]:
