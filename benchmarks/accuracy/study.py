@@ -35,6 +35,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path('work_dirs/accuracy')
 CONFIGS = 'benchmarks/accuracy/configs/'
+YOLOX = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
+COCO = OUT / 'yolox_nano.pth'
+BEGUN = OUT / 'bccd_begun_without_labels.pth'
+"""Weights of YOLOX-nano, and those with which a student begins that has learned from it without labels."""
+
 CIFAR_IMAGES = {
     'train': ('train', 0, 5_000),
     'val': ('train', 10_000, 15_000),
@@ -87,6 +92,8 @@ def studies(data: Path) -> dict[str, Study]:
         'cifar10_ablations': Study((cifar10_ablations(),), 'accuracy/top1', 0.5),
         'bccd': bccd(data, 'test'),
         'bccd_tuning': bccd(data, 'val'),
+        'bccd_faster': bccd_faster(data),
+        'bccd_no_labels': bccd_no_labels(data),
     }
 
 
@@ -209,6 +216,46 @@ def bccd(data: Path, split: str) -> Study:
     return Study((plan,), 'coco/bbox_mAP', 0.01)
 
 
+def bccd_faster(data: Path) -> Study:
+    """A two-stage pair: Faster R-CNN on the networks of the pair above."""
+    best = (*BCCD_DPK, *share('dpk', 1.0))
+    arms = {
+        'alone': Arm(),
+        'kd': Arm('kd'),
+        'pkd': Arm('pkd'),
+        'dpk': Arm('dpk', best),
+        'dpk, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+        'cwd': Arm('cwd'),
+        'fgd': Arm('fgd'),
+        'frskd': Arm('frskd'),
+        'sfr': Arm('sfr'),
+    }
+    plan = Plan(
+        f'{CONFIGS}bccd_faster_half.py',
+        arms,
+        OUT / 'bccd_faster',
+        f'{CONFIGS}bccd_faster_nano.py',
+        str(OUT / 'bccd_faster_nano.pth'),
+        bccd_options(f'{data / "bccd"}/', 'test'),
+    )
+    return Study((plan,), 'coco/bbox_mAP', 0.01)
+
+
+def bccd_no_labels(data: Path) -> Study:
+    """Features first, without labels, then the student's own training; and YOLOX-nano itself, fine-tuned."""
+    options = bccd_options(f'{data / "bccd"}/', 'test')
+    small, large = f'{CONFIGS}bccd_yolox_half.py', f'{CONFIGS}bccd_yolox_nano.py'
+    folder = OUT / 'bccd_no_labels'
+    begun = (*options, f'load_from={BEGUN}')
+    pretrained = (*options, f'load_from={COCO}', 'optim_wrapper.optimizer.lr=1e-3')
+    plans = (
+        Plan(small, {'alone': Arm()}, folder, cfg_options=options),
+        Plan(small, {'pkd without labels, then alone': Arm()}, folder, cfg_options=begun),
+        Plan(large, {'YOLOX-nano, fine-tuned': Arm()}, folder, cfg_options=pretrained),
+    )
+    return Study(plans, 'coco/bbox_mAP', 0.01)
+
+
 def bccd_options(root: str, split: str) -> tuple[str, ...]:
     """Where the data set is, and what it is evaluated on."""
     truth = f'annotations/{split}.json'
@@ -285,29 +332,47 @@ def with_form(arm: Arm) -> Arm:
 
 
 def prepare(study: Study, data: Path) -> None:
-    """The images and the teachers, where they are not at hand."""
+    """The images and the weights that runs begin with, where they are not at hand."""
     if study.metric == 'accuracy/top1':
         write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
     for plan in study.plans:
-        target = Path(str(plan.teacher_checkpoint))
-        if target.exists():
-            continue
-        if study.metric == 'accuracy/top1':
-            source = data / 'pretrained' / f'cifar10_{target.stem}.th'
-            run_script('import_weights.py', 'cifar', source, target)
-        else:
-            fine_tune(plan, data, target)
+        starts = [option.removeprefix('load_from=') for option in plan.cfg_options]
+        for name in (str(plan.teacher_checkpoint), *starts):
+            if name.startswith(f'{OUT}/'):
+                make_weights(Path(name), data)
 
 
-def fine_tune(plan: Plan, data: Path, target: Path) -> None:
-    """A teacher for BCCD: YOLOX-nano starts from its weights of COCO."""
-    coco, folder = OUT / 'yolox_nano.pth', OUT / target.stem
-    source, images = data / 'pretrained/yolox_nano_coco.onnx', data / 'bccd/BCCD/JPEGImages'
-    run_script('import_weights.py', 'yolox', source, coco, '--images', images)
-    options = [*plan.cfg_options, f'load_from={coco}', 'optim_wrapper.optimizer.lr=1e-3']
-    run_script(
-        '../../tools/train.py', plan.teacher, '--work-dir', folder, '--cfg-options', *options
-    )
+def make_weights(target: Path, data: Path) -> None:
+    """Import or train one of the files that runs begin with."""
+    if target.exists():
+        return
+    if target.stem.startswith('resnet'):
+        source = data / 'pretrained' / f'cifar10_{target.stem}.th'
+        run_script('import_weights.py', 'cifar', source, target)
+    elif target == COCO:
+        source, images = data / 'pretrained/yolox_nano_coco.onnx', data / 'bccd/BCCD/JPEGImages'
+        run_script('import_weights.py', 'yolox', source, target, '--images', images)
+    else:
+        make_weights(COCO, data)
+        (begin_without_labels if target == BEGUN else fine_tune)(target, data)
+
+
+def fine_tune(target: Path, data: Path) -> None:
+    """A teacher for BCCD: what fits of YOLOX-nano begins with its weights of COCO."""
+    options = [*bccd_options(f'{data / "bccd"}/', 'test'), f'load_from={COCO}']
+    config, folder = f'{CONFIGS}{target.stem}.py', OUT / target.stem
+    options = [*options, 'optim_wrapper.optimizer.lr=1e-3']
+    run_script('../../tools/train.py', config, '--work-dir', folder, '--cfg-options', *options)
+    shutil.copy((folder / 'last_checkpoint').read_text().strip(), target)
+
+
+def begin_without_labels(target: Path, data: Path) -> None:
+    """The small YOLOX learns the features of COCO's YOLOX-nano on the training images alone."""
+    config, folder = f'{CONFIGS}bccd_yolox_half.py', OUT / target.stem
+    words = ['--distill', 'pkd', '--teacher', YOLOX, '--teacher-checkpoint', COCO, '--no-labels']
+    options = [*bccd_options(f'{data / "bccd"}/', 'test'), 'randomness.seed=10']
+    train = ['../../tools/train.py', config, '--work-dir', folder, *words]
+    run_script(*train, '--distill-options', *EXACT, '--cfg-options', *options)
     shutil.copy((folder / 'last_checkpoint').read_text().strip(), target)
 
 
