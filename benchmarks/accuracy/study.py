@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from mmkd.commands.arms import ALONE, LONGER, Arm, Plan, Run, log_of, read_runs
+from mmkd.commands.arms import ALONE, LONGER, RESULT, Arm, Plan, Run, log_of, read_runs
 from mmkd.commands.compare import Comparison, Key, check, outcome_of, run_all
 from mmkd.commands.verdicts import notes_of, table
 from mmkd.files.writing import write_whole
@@ -279,13 +279,15 @@ def main() -> None:
     study = studies(data)[args.study]
     prepare(study, data)
     asked = list(comparisons(study, args))
+    result = HERE / 'results' / f'{args.study}.json'
+    former = former_entries(result)
     for one in asked:
         check(one)
+        restore(one, former, data)
     for one in asked:
         run_all(one, console, retry=args.retry)
     arms = [arm for plan in study.plans for arm in plan.arms] + [LONGER]
-    result = HERE / 'results' / f'{args.study}.json'
-    entries = former_entries(result) | new_entries(study, data)
+    entries = former | new_entries(study, data, former)
     runs = [run_of(entry) for entry in entries.values()]
     found = outcome_of(runs, arms, study.metric, study.smallest)
     content = dict(found.as_dict(), runs=list(entries.values()))
@@ -409,7 +411,22 @@ def former_entries(result: Path) -> dict[Key, dict[str, Any]]:
     return {(entry['arm'], entry['seed']): entry for entry in runs}
 
 
-def new_entries(study: Study, data: Path) -> dict[Key, dict[str, Any]]:
+def restore(asked: Comparison, former: dict[Key, dict[str, Any]], data: Path) -> None:
+    """Lay out what a result has of the runs that are asked for, so that they do not run again."""
+    for arm, seed in asked.keys:
+        folder, entry = asked.plan.folder(arm, seed), former.get((arm, seed))
+        if arm == LONGER or entry is None or (folder / RESULT).exists():
+            continue
+        command = [word.replace('DIR/', f'{data}/') for word in entry['command']]
+        if command[1:] == asked.plan.command(arm, seed):
+            folder.mkdir(parents=True, exist_ok=True)
+            run = asdict(replace(run_of(entry), command=command))
+            write_whole(folder / RESULT, json.dumps(run, indent=1).encode())
+
+
+def new_entries(
+    study: Study, data: Path, former: dict[Key, dict[str, Any]]
+) -> dict[Key, dict[str, Any]]:
     """The runs on disk without a machine's paths, and with the readings of DPK."""
     found = {}
     for run in read_runs(study.plans[0].work_dir):
@@ -418,7 +435,8 @@ def new_entries(study: Study, data: Path) -> dict[Key, dict[str, Any]]:
         entry['command'] = [word.replace(f'{data}/', 'DIR/') for word in run.command]
         plan = next((p for p in study.plans if run.arm in p.arms), None)
         if plan is not None:
-            entry['curves'] = curves_of(log_of(plan.folder(run.arm, run.seed)))
+            curves = curves_of(log_of(plan.folder(run.arm, run.seed)))
+            entry['curves'] = curves or former.get((run.arm, run.seed), {}).get('curves', {})
         found[run.arm, run.seed] = entry
     return found
 
