@@ -64,6 +64,10 @@ DPK_PUBLISHED = (
     *('dpk.logits=1.0', 'dpk.feature=0.3', 'dpk.level_weights=[0.6,1.0]'),
 )
 BCCD_DPK = ('dpk.size=light', 'dpk.optimizer.lr=1e-3')
+BCCD_LENGTH = (
+    *('train_cfg.max_epochs', 'train_cfg.val_interval'),
+    *('param_scheduler.1.end', 'param_scheduler.1.T_max'),
+)
 SHARES = (0.3, 1.0, 3.0, 10.0, 30.0)
 RATIOS = (0.15, 0.35, 0.55, 0.75, 0.95)
 
@@ -248,8 +252,10 @@ def bccd_no_labels(data: Path) -> Study:
     folder = OUT / 'bccd_no_labels'
     begun = (*options, f'load_from={BEGUN}')
     pretrained = (*options, f'load_from={COCO}', 'optim_wrapper.optimizer.lr=1e-3')
+    longer = (*options, *(f'{key}=60' for key in BCCD_LENGTH))
     plans = (
         Plan(small, {'alone': Arm()}, folder, cfg_options=options),
+        Plan(small, {'alone, twice as long': Arm()}, folder, cfg_options=longer),
         Plan(small, {'pkd without labels, then alone': Arm()}, folder, cfg_options=begun),
         Plan(large, {'YOLOX-nano, fine-tuned': Arm()}, folder, cfg_options=pretrained),
     )
