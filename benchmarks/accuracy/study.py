@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from mmkd.commands.arms import ALONE, LONGER, Arm, Plan, log_of, read_runs
-from mmkd.commands.compare import Comparison, Outcome, check, outcome_of, run_all
+from mmkd.commands.arms import ALONE, LONGER, RESULT, Arm, Plan, Run, log_of, read_runs
+from mmkd.commands.compare import Comparison, Key, check, outcome_of, run_all
 from mmkd.commands.verdicts import notes_of, table
 from mmkd.files.writing import write_whole
 
@@ -35,15 +35,28 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path('work_dirs/accuracy')
 CONFIGS = 'benchmarks/accuracy/configs/'
+YOLOX = 'mmdet::yolox/yolox_nano_8xb8-300e_coco.py'
+COCO = OUT / 'yolox_nano.pth'
+BEGUN = OUT / 'bccd_begun_without_labels.pth'
+"""Weights of YOLOX-nano, and those with which a student begins that has learned from it without labels."""
+
 CIFAR_IMAGES = {
     'train': ('train', 0, 5_000),
     'val': ('train', 10_000, 15_000),
     'test': ('test', 0, 10_000),
+    'all': ('train', 0, 50_000),
 }
 """Of each split: where its images come from, and which of them in a fixed random order."""
 
 DEPTHS = (20, 32, 44, 56)
-EXACT = 'teacher.speed=exact'
+EXACT = ('teacher.speed=exact',)
+FAST = ('teacher.fuse=True', 'teacher.channels_last=True', 'teacher.precision=bf16')
+ALL_IMAGES = (
+    *('train_dataloader.dataset.data_prefix=all', 'train_dataloader.batch_size=128'),
+    *('train_cfg.max_epochs=3', 'train_cfg.val_interval=3', 'param_scheduler.1.T_max=3'),
+)
+"""Of CIFAR-10, and a schedule for them."""
+
 HELD_OUT = ('val_dataloader.dataset.data_prefix=val',)
 DPK = ('dpk.size=light', 'dpk.task_weight=1.0', 'dpk.temperature=4.0', 'dpk.optimizer.lr=1e-3')
 DPK_PUBLISHED = (
@@ -51,6 +64,10 @@ DPK_PUBLISHED = (
     *('dpk.logits=1.0', 'dpk.feature=0.3', 'dpk.level_weights=[0.6,1.0]'),
 )
 BCCD_DPK = ('dpk.size=light', 'dpk.optimizer.lr=1e-3')
+BCCD_LENGTH = (
+    *('train_cfg.max_epochs', 'train_cfg.val_interval'),
+    *('param_scheduler.1.end', 'param_scheduler.1.T_max'),
+)
 SHARES = (0.3, 1.0, 3.0, 10.0, 30.0)
 RATIOS = (0.15, 0.35, 0.55, 0.75, 0.95)
 
@@ -74,10 +91,13 @@ def studies(data: Path) -> dict[str, Study]:
     """All studies, with their data in a folder."""
     return {
         'cifar10': Study(tuple(cifar10(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
+        'cifar10_all': Study(tuple(cifar10_all(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
         'cifar10_tuning': Study((cifar10_tuning(),), 'accuracy/top1', 0.5),
         'cifar10_ablations': Study((cifar10_ablations(),), 'accuracy/top1', 0.5),
         'bccd': bccd(data, 'test'),
         'bccd_tuning': bccd(data, 'val'),
+        'bccd_faster': bccd_faster(data),
+        'bccd_no_labels': bccd_no_labels(data),
     }
 
 
@@ -114,6 +134,19 @@ def cifar10(depth: int) -> Plan:
         }
         arms = {'alone': Arm(), **arms, **more}
     return cifar_plan('cifar10', depth, arms)
+
+
+def cifar10_all(depth: int) -> Plan:
+    """What a better teacher brings with all images; teachers run in half precision."""
+    best = (*DPK, *share('dpk', 10.0), *FAST)
+    arms = {
+        f'kd, ResNet-{depth}': Arm('kd', (*share('kd', 3.0), *FAST)),
+        f'dpk, ResNet-{depth}': Arm('dpk', best),
+        f'dpk, ResNet-{depth}, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+    }
+    if depth == DEPTHS[0]:
+        arms = {'alone': Arm(), **arms}
+    return cifar_plan('cifar10_all', depth, arms, ALL_IMAGES)
 
 
 def cifar10_tuning() -> Plan:
@@ -187,6 +220,48 @@ def bccd(data: Path, split: str) -> Study:
     return Study((plan,), 'coco/bbox_mAP', 0.01)
 
 
+def bccd_faster(data: Path) -> Study:
+    """A two-stage pair: Faster R-CNN on the networks of the pair above."""
+    best = (*BCCD_DPK, *share('dpk', 1.0))
+    arms = {
+        'alone': Arm(),
+        'kd': Arm('kd'),
+        'pkd': Arm('pkd'),
+        'dpk': Arm('dpk', best),
+        'dpk, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+        'cwd': Arm('cwd'),
+        'fgd': Arm('fgd'),
+        'frskd': Arm('frskd'),
+        'sfr': Arm('sfr'),
+    }
+    plan = Plan(
+        f'{CONFIGS}bccd_faster_half.py',
+        arms,
+        OUT / 'bccd_faster',
+        f'{CONFIGS}bccd_faster_nano.py',
+        str(OUT / 'bccd_faster_nano.pth'),
+        bccd_options(f'{data / "bccd"}/', 'test'),
+    )
+    return Study((plan,), 'coco/bbox_mAP', 0.01)
+
+
+def bccd_no_labels(data: Path) -> Study:
+    """Features first, without labels, then the student's own training; and YOLOX-nano itself, fine-tuned."""
+    options = bccd_options(f'{data / "bccd"}/', 'test')
+    small, large = f'{CONFIGS}bccd_yolox_half.py', f'{CONFIGS}bccd_yolox_nano.py'
+    folder = OUT / 'bccd_no_labels'
+    begun = (*options, f'load_from={BEGUN}')
+    pretrained = (*options, f'load_from={COCO}', 'optim_wrapper.optimizer.lr=1e-3')
+    longer = (*options, *(f'{key}=60' for key in BCCD_LENGTH))
+    plans = (
+        Plan(small, {'alone': Arm()}, folder, cfg_options=options),
+        Plan(small, {'alone, twice as long': Arm()}, folder, cfg_options=longer),
+        Plan(small, {'pkd without labels, then alone': Arm()}, folder, cfg_options=begun),
+        Plan(large, {'YOLOX-nano, fine-tuned': Arm()}, folder, cfg_options=pretrained),
+    )
+    return Study(plans, 'coco/bbox_mAP', 0.01)
+
+
 def bccd_options(root: str, split: str) -> tuple[str, ...]:
     """Where the data set is, and what it is evaluated on."""
     truth = f'annotations/{split}.json'
@@ -210,15 +285,19 @@ def main() -> None:
     study = studies(data)[args.study]
     prepare(study, data)
     asked = list(comparisons(study, args))
+    result = HERE / 'results' / f'{args.study}.json'
+    former = former_entries(result)
     for one in asked:
         check(one)
+        restore(one, former, data)
     for one in asked:
         run_all(one, console, retry=args.retry)
     arms = [arm for plan in study.plans for arm in plan.arms] + [LONGER]
-    runs = read_runs(study.plans[0].work_dir)
+    entries = former | new_entries(study, data, former)
+    runs = [run_of(entry) for entry in entries.values()]
     found = outcome_of(runs, arms, study.metric, study.smallest)
-    result = HERE / 'results' / f'{args.study}.json'
-    write_whole(result, json.dumps(shown(found, study, data), indent=1).encode() + b'\n')
+    content = dict(found.as_dict(), runs=list(entries.values()))
+    write_whole(result, json.dumps(content, indent=1).encode() + b'\n')
     console.print(table(found.rows, f'{args.study}: {found.title}'))
     console.print('\n'.join([*notes_of(found.rows), *found.failed]), markup=False)
 
@@ -238,10 +317,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def comparisons(study: Study, args: argparse.Namespace) -> Iterator[Comparison]:
-    """What is asked for of each plan; teachers run exactly, so that runs can be repeated."""
+    """What is asked for of each plan; the form of teachers is fixed, so that runs can be repeated."""
     for plan in study.plans:
         arms = {
-            name: replace(arm, options=(*arm.options, EXACT)) if arm.needs_teacher else arm
+            name: with_form(arm)
             for name, arm in plan.arms.items()
             if args.arms is None or name in args.arms
         }
@@ -253,30 +332,55 @@ def comparisons(study: Study, args: argparse.Namespace) -> Iterator[Comparison]:
             yield Comparison(chosen, tuple(args.seeds), longer, study.metric, study.smallest)
 
 
+def with_form(arm: Arm) -> Arm:
+    """Its teacher, if it has one, runs exactly where it has no other form."""
+    if not arm.needs_teacher or any(option.startswith('teacher.') for option in arm.options):
+        return arm
+    return replace(arm, options=(*arm.options, *EXACT))
+
+
 def prepare(study: Study, data: Path) -> None:
-    """The images and the teachers, where they are not at hand."""
+    """The images and the weights that runs begin with, where they are not at hand."""
     if study.metric == 'accuracy/top1':
         write_cifar(data / 'cifar10/cifar10_jpgbytes.npz', OUT / 'data/cifar10')
     for plan in study.plans:
-        target = Path(str(plan.teacher_checkpoint))
-        if target.exists():
-            continue
-        if study.metric == 'accuracy/top1':
-            source = data / 'pretrained' / f'cifar10_{target.stem}.th'
-            run_script('import_weights.py', 'cifar', source, target)
-        else:
-            fine_tune(plan, data, target)
+        starts = [option.removeprefix('load_from=') for option in plan.cfg_options]
+        for name in (str(plan.teacher_checkpoint), *starts):
+            if name.startswith(f'{OUT}/'):
+                make_weights(Path(name), data)
 
 
-def fine_tune(plan: Plan, data: Path, target: Path) -> None:
-    """A teacher for BCCD: YOLOX-nano starts from its weights of COCO."""
-    coco, folder = OUT / 'yolox_nano.pth', OUT / target.stem
-    source, images = data / 'pretrained/yolox_nano_coco.onnx', data / 'bccd/BCCD/JPEGImages'
-    run_script('import_weights.py', 'yolox', source, coco, '--images', images)
-    options = [*plan.cfg_options, f'load_from={coco}', 'optim_wrapper.optimizer.lr=1e-3']
-    run_script(
-        '../../tools/train.py', plan.teacher, '--work-dir', folder, '--cfg-options', *options
-    )
+def make_weights(target: Path, data: Path) -> None:
+    """Import or train one of the files that runs begin with."""
+    if target.exists():
+        return
+    if target.stem.startswith('resnet'):
+        source = data / 'pretrained' / f'cifar10_{target.stem}.th'
+        run_script('import_weights.py', 'cifar', source, target)
+    elif target == COCO:
+        source, images = data / 'pretrained/yolox_nano_coco.onnx', data / 'bccd/BCCD/JPEGImages'
+        run_script('import_weights.py', 'yolox', source, target, '--images', images)
+    else:
+        make_weights(COCO, data)
+        (begin_without_labels if target == BEGUN else fine_tune)(target, data)
+
+
+def fine_tune(target: Path, data: Path) -> None:
+    """A teacher for BCCD: what fits of YOLOX-nano begins with its weights of COCO."""
+    options = [*bccd_options(f'{data / "bccd"}/', 'test'), f'load_from={COCO}']
+    config, folder = f'{CONFIGS}{target.stem}.py', OUT / target.stem
+    options = [*options, 'optim_wrapper.optimizer.lr=1e-3']
+    run_script('../../tools/train.py', config, '--work-dir', folder, '--cfg-options', *options)
+    shutil.copy((folder / 'last_checkpoint').read_text().strip(), target)
+
+
+def begin_without_labels(target: Path, data: Path) -> None:
+    """The small YOLOX learns the features of COCO's YOLOX-nano on the training images alone."""
+    config, folder = f'{CONFIGS}bccd_yolox_half.py', OUT / target.stem
+    words = ['--distill', 'pkd', '--teacher', YOLOX, '--teacher-checkpoint', COCO, '--no-labels']
+    options = [*bccd_options(f'{data / "bccd"}/', 'test'), 'randomness.seed=10']
+    train = ['../../tools/train.py', config, '--work-dir', folder, *words]
+    run_script(*train, '--distill-options', *EXACT, '--cfg-options', *options)
     shutil.copy((folder / 'last_checkpoint').read_text().strip(), target)
 
 
@@ -290,11 +394,13 @@ def run_script(name: str, *words: object) -> None:
 
 def write_cifar(source: Path, folder: Path) -> None:
     """The first images of each split as files in a folder for each class."""
-    if (folder / 'complete').exists():
+    missing = [split for split in CIFAR_IMAGES if not (folder / f'{split}.complete').exists()]
+    if not missing:
         return
     content = np.load(source)
     names = [str(name) for name in content['names']]
-    for split, (part, begin, end) in CIFAR_IMAGES.items():
+    for split in missing:
+        part, begin, end = CIFAR_IMAGES[split]
         data, offsets = content[f'{part}_bytes'], content[f'{part}_off']
         for index in np.random.default_rng(0).permutation(len(offsets) - 1)[begin:end]:
             name = names[content[f'{part}_y'][index]]
@@ -302,19 +408,48 @@ def write_cifar(source: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             jpeg = data[offsets[index] : offsets[index + 1]].tobytes()
             Image.open(io.BytesIO(jpeg)).save(target)
-    (folder / 'complete').touch()
+        (folder / f'{split}.complete').touch()
 
 
-def shown(found: Outcome, study: Study, data: Path) -> dict[str, Any]:
-    """Results without a machine's paths; what every run has alike stands once; with the readings of DPK."""
-    content = found.as_dict()
-    for run, entry in zip(found.runs, content['runs']):
-        content['versions'] = entry.pop('versions')
+def former_entries(result: Path) -> dict[Key, dict[str, Any]]:
+    """The runs that a result has already; their folders may be gone."""
+    runs = json.loads(result.read_text())['runs'] if result.exists() else []
+    return {(entry['arm'], entry['seed']): entry for entry in runs}
+
+
+def restore(asked: Comparison, former: dict[Key, dict[str, Any]], data: Path) -> None:
+    """Lay out what a result has of the runs that are asked for, so that they do not run again."""
+    for arm, seed in asked.keys:
+        folder, entry = asked.plan.folder(arm, seed), former.get((arm, seed))
+        if arm == LONGER or entry is None or (folder / RESULT).exists():
+            continue
+        command = [word.replace('DIR/', f'{data}/') for word in entry['command']]
+        if command[1:] == asked.plan.command(arm, seed):
+            folder.mkdir(parents=True, exist_ok=True)
+            run = asdict(replace(run_of(entry), command=command))
+            write_whole(folder / RESULT, json.dumps(run, indent=1).encode())
+
+
+def new_entries(
+    study: Study, data: Path, former: dict[Key, dict[str, Any]]
+) -> dict[Key, dict[str, Any]]:
+    """The runs on disk without a machine's paths, and with the readings of DPK."""
+    found = {}
+    for run in read_runs(study.plans[0].work_dir):
+        entry = asdict(run)
+        entry['score'] = run.metrics.get(study.metric)
         entry['command'] = [word.replace(f'{data}/', 'DIR/') for word in run.command]
         plan = next((p for p in study.plans if run.arm in p.arms), None)
         if plan is not None:
-            entry['curves'] = curves_of(log_of(plan.folder(run.arm, run.seed)))
-    return content
+            curves = curves_of(log_of(plan.folder(run.arm, run.seed)))
+            entry['curves'] = curves or former.get((run.arm, run.seed), {}).get('curves', {})
+        found[run.arm, run.seed] = entry
+    return found
+
+
+def run_of(entry: dict[str, Any]) -> Run:
+    """A run from its entry in a result."""
+    return Run(**{f.name: entry[f.name] for f in fields(Run) if f.name in entry})
 
 
 def curves_of(entries: list[dict[str, Any]]) -> dict[str, list[float]]:
