@@ -249,7 +249,7 @@ def one_step(toolbox: str, cfg: Any, method: str | None, size: int) -> str:
 def reason(error: Exception) -> str:
     """An error in a line, with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    text = ' '.join(str(error).split())[:300]
+    text = re.sub(r'\S*/site-packages/', '', ' '.join(str(error).split()))[:300]
     return f'{type(error).__name__}: {text} ({Path(last.filename).name}:{last.lineno})'
 
 
