@@ -110,16 +110,17 @@ def known_methods() -> dict[str, type[Method]]:
 
 
 def show_methods(console: Console | None = None) -> None:
-    """Print a line for each method."""
-    headings = ('method', 'what it does', 'reads', 'tasks', 'teacher', 'step', 'measured here')
-    table = Table(*headings, box=SIMPLE_HEAD)
+    """Print a line for each method: what it does, then what it reads and costs."""
+    sentences = Table('method', 'what it does', box=SIMPLE_HEAD)
+    facts = Table('method', 'reads', 'tasks', 'teacher', 'step', 'measured here', box=SIMPLE_HEAD)
     for name, kind in known_methods().items():
         reads, tasks = KNOWN.get(name, ('', ''))
         teacher = 'yes' if kind.needs_teacher else 'none'
-        row = (name, first_line(kind), reads, tasks, teacher, step_of(name))
-        table.add_row(*row, EVIDENCE.get(name, '-'))
+        sentences.add_row(name, first_line(kind))
+        facts.add_row(name, reads, tasks, teacher, step_of(name), EVIDENCE.get(name, '-'))
     console = console or Console()
-    console.print(table)
+    console.print(sentences)
+    console.print(facts)
     console.print(
         'step: seconds of a training step for one of the student alone (in brackets what multiply-adds '
         'predict), docs/speed.md; measured here: docs/results.md, published figures apart.\n'
