@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .stages import backbone_of
-from .taps import Features, Tap
+from .taps import Features, Tap, parse_taps
 
 
-def embedding_taps(model: nn.Module) -> list[Tap]:
-    """What the pooling gives, else the deepest of the backbone's outputs.
+def embedding_taps(model: nn.Module, given: Any = None) -> list[Tap]:
+    """The taps that are given, else what the pooling gives, else the deepest of the backbone's outputs.
 
     >>> embedding_taps(nn.ModuleDict(dict(backbone=nn.ReLU(), neck=nn.AdaptiveAvgPool2d(1))))[0].at
     'neck'
     """
+    if given is not None:
+        return parse_taps(given)
     return [
         Tap('neck' if isinstance(getattr(model, 'neck', None), nn.Module) else backbone_of(model))
     ]

@@ -16,7 +16,6 @@ from ..core.numbered import NumberedMethod
 from ..core.options import AtLeast, Count, Positive, Share
 from ..core.step import Side, Step
 from ..family.embeddings import embedding_of, embedding_taps
-from ..family.taps import parse_taps
 from ..losses.contrast import noise_contrast
 from ..necks.memory import MemoryBank
 from ..registry import MODELS
@@ -72,9 +71,8 @@ class CRD(NumberedMethod):
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Find both embeddings."""
         assert teacher is not None
-        self.student_taps = embedding_taps(student) if self._tap is None else parse_taps(self._tap)
-        given = self._teacher_tap
-        self.teacher_taps = embedding_taps(teacher) if given is None else parse_taps(given)
+        self.student_taps = embedding_taps(student, self._tap)
+        self.teacher_taps = embedding_taps(teacher, self._teacher_tap)
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Build a linear layer for each side's embedding."""

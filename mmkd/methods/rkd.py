@@ -12,7 +12,6 @@ from ..core.method import Method, Taps, refuse_other_task
 from ..core.options import NonNegative
 from ..core.step import Side, Step
 from ..family.embeddings import embedding_of, embedding_taps
-from ..family.taps import parse_taps
 from ..losses.relations import relation_distances
 from ..registry import MODELS
 
@@ -55,9 +54,8 @@ class RKD(Method):
     def plan(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Find both embeddings."""
         assert teacher is not None
-        self.student_taps = embedding_taps(student) if self._tap is None else parse_taps(self._tap)
-        given = self._teacher_tap
-        self.teacher_taps = embedding_taps(teacher) if given is None else parse_taps(given)
+        self.student_taps = embedding_taps(student, self._tap)
+        self.teacher_taps = embedding_taps(teacher, self._teacher_tap)
 
     def setup(self, student: Side, teacher: Side | None) -> None:
         """Both must give one embedding for each image of a classifier."""

@@ -10,6 +10,7 @@ from mmkd.family.taps import Tap, capture
 def test_the_pooling_or_the_backbone():
     assert embedding_taps(h.build(h.classifier())) == [Tap('neck')]
     assert embedding_taps(h.build(h.transformer('vit'))) == [Tap('backbone')]
+    assert embedding_taps(h.build(h.classifier()), 'head') == [Tap('head')]
 
 
 def test_the_last_one_counts_and_maps_are_pooled():
