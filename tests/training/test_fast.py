@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from rank_work import on_ranks, run_on_rank
+from rank_work import DDP, on_ranks, run_on_rank
 from resumable import INSIDE, Killer, config, run, same
 from torch import nn
 
@@ -250,7 +250,7 @@ def test_shards_are_refused(shapes, tmp_path):
 @pytest.mark.slow
 def test_ranks_take_the_same(shapes, tmp_path):
     cfg = fast(config(shapes, methods=PKD, **SHORT))
-    cfg.launcher = 'pytorch'
+    cfg.model_wrapper_cfg = DDP
     on_ranks(run_on_rank, tmp_path, [(cfg, str(tmp_path / 'run'), None)])
     (dumped,) = (Config.fromfile(path) for path in (tmp_path / 'run').glob('*.py'))
     (hook,) = [hook for hook in dumped.custom_hooks if hook.type == 'mmkd.FastHook']
