@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ...collectives import gather_maps, joined
+from ...collectives import gather_maps, gather_objects, joined
 from ...core.options import AtLeast, Count, Share, annotations_of, check_options
 from ...core.readings import Readings
 from ...errors import InputError, nearest, refuse_unknown
 from ...losses.cka import FEWEST, cka_of_terms, hsic_terms
+from ...losses.sketch import hsic_terms_of_sketches, numbers_for, sketch
 
 Pairs = list[tuple[Tensor, Tensor]]
 """The student's and the teacher's map of each level: [B, C, H, W] each."""
@@ -122,7 +123,7 @@ class Memory:
     """What one level remembers: maps of past images, and HSIC terms of past iterations.
 
     Attributes:
-        maps: of the student and the teacher, batch by batch.
+        maps: of the student and the teacher, batch by batch, in short or whole.
         terms: of the last iterations, or one sum in which older ones fade.
         iterations: how many such terms that sum is worth.
         late: the alignment that was on its way from the device when this was saved.
@@ -156,8 +157,10 @@ class Memory:
 class CKARatio(Ratio):
     """``1 - CKA(F_s, F_t)``: the farther the student is from the teacher, the more is supplied.
 
-    The alignment is that of the images of all ranks. Where these are fewer than ``samples``, the
-    images of the last iterations are added with their maps of that time. Guards: no alignment (too
+    The alignment is that of the images of all ranks, estimated without bias from a sketch of each map
+    (:mod:`mmkd.losses.sketch`): that is what ranks tell each other, what is remembered and what is saved.
+    Where there are fewer images than ``samples``, those of the last iterations are added with their maps of
+    that time. Guards: no alignment (too
     few images yet, a constant map), or one of 0.1 or less, gives ``fallback``; the ratio is never
     below ``low``.
 
@@ -168,6 +171,7 @@ class CKARatio(Ratio):
         history: whether images of past iterations may help.
         low: the smallest ratio.
         fallback: the ratio without a usable alignment.
+        exact: whole maps in place of sketches; ranks then send them in each iteration.
     """
 
     def __init__(
@@ -178,6 +182,7 @@ class CKARatio(Ratio):
         history: bool = True,
         low: Annotated[float, Share()] = 0.1,
         fallback: Annotated[float, Share()] = 0.8,
+        exact: bool = False,
     ) -> None:
         if momentum == 1 or (momentum and batches > 1):
             raise InputError(
@@ -185,37 +190,52 @@ class CKARatio(Ratio):
             )
         self.samples, self.batches, self.momentum = samples, batches, momentum
         self.history = history
-        self.low, self.fallback = low, fallback
+        self.low, self.fallback, self.exact = low, fallback, exact
+        self._numbers = 0
         self._memories: list[Memory] = []
         self._alignments = Readings()
 
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
         """The ratio of every level; on a GPU that of the iteration before, for which nothing has to wait."""
         self._memories = self._memories or [Memory() for _ in pairs]
-        maps = iter(gather_maps([side for pair in pairs for side in pair]))
+        maps = iter(gather_maps([self._short(side) for pair in pairs for side in pair]))
         found = [
             self._alignment(memory, pair) for memory, pair in zip(self._memories, zip(maps, maps))
         ]
         levels = [str(level) for level in range(len(found))]
-        measured = self._alignments(levels, torch.stack([alignment for alignment, _ in found]))
+        alignments = torch.stack([alignment for alignment, _ in found])
+        measured = self._alignments(levels, alignments.clamp(-1, 1))
         return [
             self._reading(measured.get(level, memory.late), images)
             for level, memory, (_, images) in zip(levels, self._memories, found)
         ]
 
     def state(self) -> Any:
-        """Maps, terms, and the alignments of the last iteration that are not told yet."""
+        """The length of sketches, and of each level: maps, terms, and the alignment that is not told yet."""
         late = self._alignments.waiting()
-        return [
+        levels = [
             (memory.maps, memory.terms, memory.iterations, late.get(str(level), math.nan))
             for level, memory in enumerate(self._memories)
         ]
+        return self._numbers, levels
 
     def resume(self, state: Any) -> None:
         """Take them up."""
+        self._numbers, levels = state
         self._memories = [
-            Memory(list(maps), list(terms), *numbers) for maps, terms, *numbers in state
+            Memory(list(maps), list(terms), *numbers) for maps, terms, *numbers in levels
         ]
+
+    def _short(self, maps: Tensor) -> Tensor:
+        """What ranks are told of a map; sketches have the length that suits the first batch of all ranks."""
+        if self.exact:
+            return maps
+        if not self._numbers:
+            self._numbers = numbers_for(max(sum(gather_objects(len(maps))), self.samples))
+        return sketch(maps, self._numbers)
+
+    def _hsic_terms(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (hsic_terms if self.exact else hsic_terms_of_sketches)(student, teacher)
 
     def _alignment(self, memory: Memory, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
         """The alignment with what is remembered, NaN from too few images; and their number."""
@@ -228,9 +248,9 @@ class CKARatio(Ratio):
         if len(student) < FEWEST:
             return torch.tensor(math.nan, dtype=torch.float64, device=device), len(student)
         if self.momentum:
-            total = memory.fade_in(hsic_terms(student, teacher), self.momentum)
+            total = memory.fade_in(self._hsic_terms(student, teacher), self.momentum)
             return cka_of_terms(total), round(len(student) * memory.iterations)
-        terms = [t.to(device) for t in memory.terms] + [hsic_terms(student, teacher)]
+        terms = [t.to(device) for t in memory.terms] + [self._hsic_terms(student, teacher)]
         memory.terms = terms[1 - self.batches :] if self.batches > 1 else []
         return cka_of_terms(torch.stack(terms).mean(0)), len(student) * len(terms)
 

@@ -166,7 +166,7 @@ def test_two_images_on_one_device_never_give_nan_and_the_ratio_moves():
 
 
 def test_the_logged_alignment_is_that_of_the_features():
-    model = build(teacher=h.classifier(16))
+    model = build(teacher=h.classifier(16), ratio=dict(type='cka', exact=True))
     data = h.raw_batch('classifier', ((64, 64),) * 8)
     data = model.data_preprocessor(data, True)
     losses = model(**data, mode='loss')

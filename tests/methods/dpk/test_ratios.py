@@ -9,14 +9,19 @@ from rank_work import on_ranks, read_in_turn
 
 from mmkd.core.readings import Reading, Readings
 from mmkd.errors import InputError
-from mmkd.losses.cka import cka, hsic_terms
+from mmkd.losses.cka import cka, cka_of_terms, hsic_terms
+from mmkd.losses.sketch import hsic_terms_of_sketches, sketch
 from mmkd.methods.dpk.ratios import CKARatio, build_ratio
 
 
-def pair(n=8, noise=0.5, seed=0, size=4):
+def pair(n=8, noise=0.5, seed=0, size=4, channels=6, kinds=0):
+    """Maps of images, unrelated or of some kinds in turn."""
     rng = torch.Generator().manual_seed(seed)
-    teacher = torch.randn(n, 6, size, size, generator=rng)
-    return teacher + noise * torch.randn(n, 6, size, size, generator=rng), teacher
+    shape = n, channels, size, size
+    teacher = torch.randn(shape, generator=rng)
+    if kinds:
+        teacher += torch.randn(kinds, *shape[1:], generator=rng)[torch.arange(n) % kinds]
+    return teacher + noise * torch.randn(shape, generator=rng), teacher
 
 
 def read(ratio, *pairs, progress=0.0, seed=0):
@@ -31,6 +36,37 @@ def test_the_ratio_is_one_minus_the_alignment():
         assert reading.cka == pytest.approx(cka(s, t).item(), abs=1e-12)
         assert reading.samples == 8
     assert readings[1].ratio > readings[0].ratio
+
+
+def test_large_maps_are_read_from_sketches_and_whole_ones_on_request():
+    large = pair(channels=48, size=24, kinds=3)
+    short, whole = (read(CKARatio(exact=exact), large)[0].cka for exact in (False, True))
+    assert whole == cka(*large).item()
+    sketches = [sketch(side, 8192) for side in large]
+    assert short == cka_of_terms(hsic_terms_of_sketches(*sketches)).item()
+    assert short != whole
+
+
+def test_an_alignment_of_sketches_is_never_above_one():
+    readings = [
+        read(CKARatio(), pair(4, noise=0.0, seed=s, channels=48, size=24)) for s in range(8)
+    ]
+    assert max(r.cka for (r,) in readings if r.cka is not None) == 1
+
+
+def test_what_is_remembered_of_large_maps_takes_little_room():
+    ratio = CKARatio()
+    for seed in range(4):
+        read(ratio, pair(2, seed=seed, channels=256, size=100))
+    kept = [side for sides in ratio.state()[1][0][0] for side in sides]
+    assert sum(side.nbytes for side in kept) == 2 * 3 * 2 * 8192 * 4  # sides, batches, images
+
+
+def test_sketches_keep_the_length_that_suits_the_first_batch():
+    ratio = CKARatio()
+    read(ratio, pair(32))
+    read(ratio, pair(4))
+    assert ratio.state()[0] == 4096
 
 
 @pytest.mark.parametrize(
@@ -65,9 +101,9 @@ def test_history_is_kept_only_as_far_as_it_is_needed():
     ratio = CKARatio(samples=8)
     for seed in range(5):
         read(ratio, pair(3, seed=seed))
-    assert [len(s) for s, _ in ratio.state()[0][0]] == [3, 3]
+    assert [len(s) for s, _ in ratio.state()[1][0][0]] == [3, 3]
     read(ratio, pair(8))
-    assert ratio.state()[0][0] == []
+    assert ratio.state()[1][0][0] == []
 
 
 def test_history_of_other_map_sizes_is_padded():
@@ -173,8 +209,11 @@ def test_one_image_without_history_is_answered():
         read(CKARatio(history=False), pair(1))
 
 
-def test_two_ranks_read_what_one_process_reads_of_the_global_batch(tmp_path):
-    student, teacher = pair(12)
+@pytest.mark.parametrize(
+    'shape', [dict(), dict(channels=48, size=24, kinds=3)], ids=['small', 'large']
+)
+def test_two_ranks_read_what_one_process_reads_of_the_global_batch(tmp_path, shape):
+    student, teacher = pair(12, **shape)
     first, second = on_ranks(read_in_turn, tmp_path, student, teacher)
     assert first == second
     ratio = CKARatio()
