@@ -1,6 +1,6 @@
 """How far the alignment of sketched maps is from that of whole maps, beside what the choice of images does.
 
-    python benchmarks/accuracy/alignment_error.py --data DIR --out benchmarks/accuracy/results/alignment_error.json
+    python benchmarks/accuracy/alignment_error.py --data DIR --out results/alignment_error.json
 
 Real maps: of ResNet-20 and ResNet-56 trained on CIFAR-10, and of YOLOX-nano fine-tuned on BCCD beside the small
 YOLOX that has learned from it without labels; weights as ``study.py`` makes them.
@@ -93,9 +93,14 @@ def figures(name: str, x: Tensor, y: Tensor) -> Iterator[dict[str, Any]]:
             sampling.append(exact - whole)
             sketching.append(cka_of_terms(short).clamp(-1, 1).item() - exact)
         yield dict(
-            maps=f'{name}, {list(x.shape[1:])}', alignment=round(whole, 3), images=images, numbers=numbers,
-            choice_of_images=rms(sampling), sketch=rms(sketching), sketch_mean=round(float(np.mean(sketching)), 4),
-        )  # fmt: skip
+            maps=f'{name}, {list(x.shape[1:])}',
+            alignment=round(whole, 3),
+            images=images,
+            numbers=numbers,
+            choice_of_images=rms(sampling),
+            sketch=rms(sketching),
+            sketch_mean=round(float(np.mean(sketching)), 4),
+        )
 
 
 def rms(values: list[float]) -> float:
