@@ -13,6 +13,7 @@ from ..errors import InputError, nearest, refuse_unknown
 from ..family.heads import class_count
 from ..family.stages import backbone_of, both_maps, stage_taps, task_of
 from ..family.taps import Features, Tap, has_modules, parse_taps
+from ..losses.layout import laid_out_like
 from ..necks.adapters import Adapter, as_map, as_maps
 from ..registry import MODELS
 from .levels import levels_of, pair_by_stride, sizes_at
@@ -268,7 +269,7 @@ class FeatureMethod(Method):
         height, width = step.inputs.shape[-2:]
         side = height if height == width else (height, width)
         maps = (as_maps(s, t, side) for s, t in zip(ours, theirs))
-        return [(s.float(), t.float()) for s, t in maps]
+        return [(s, laid_out_like(s, t)) for s, t in ((s.float(), t) for s, t in maps)]
 
     @property
     def label(self) -> str:

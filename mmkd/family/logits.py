@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..collectives import mean_count
 from ..losses.kl import binary_kl, softmax_kl, standardized
+from ..losses.layout import laid_out_like
 from ..losses.matching import match_queries
 from .heads import head_kind, is_sigmoid, logit_head
 from .stages import task_of
@@ -74,6 +75,8 @@ class LogitDivergence:
 
     def __call__(self, ours: Levels, theirs: Levels) -> Tensor:
         """The divergence of the student's logits from the teacher's."""
+        if self.kind == 'dense' and self.sigmoid and not self.activated and ours[0].dim() == 4:
+            return self._of_maps(ours, theirs)
         student, teacher = self._rows(
             [level.float() for level in ours], [level.float() for level in theirs]
         )
@@ -89,6 +92,14 @@ class LogitDivergence:
         else:
             counted = divergence.new_tensor(float(len(divergence)))
         return divergence.sum() / mean_count(counted)
+
+    def _of_maps(self, ours: Levels, theirs: Levels) -> Tensor:
+        """That of a dense head, without bringing all maps into rows."""
+        maps = [(s, laid_out_like(s, t)) for s, t in zip((s.float() for s in ours), theirs)]
+        divergences = [binary_kl(s, t, self.temperature).sum() for s, t in maps]
+        found = torch.stack(divergences).sum()
+        scores = [t.unflatten(1, (-1, self.classes or t.shape[1])).amax(2) for _, t in maps]
+        return found / mean_count(torch.stack([best.sigmoid().sum() for best in scores]).sum())
 
     def confidence(self, theirs: Levels) -> Tensor:
         """How sure a dense head is that each anchor or point holds an object, ``max_c p``: [N]."""
@@ -126,8 +137,9 @@ class LogitDivergence:
 
     def _foreground(self, teacher: Tensor) -> Tensor:
         """How sure the teacher is that each row holds an object; softmax heads keep background last."""
-        chance = self._chance(teacher)
-        return (chance if self.sigmoid else chance[:, :-1]).amax(-1)
+        if self.sigmoid:
+            return teacher.amax(-1).sigmoid()
+        return teacher.softmax(-1)[:, :-1].amax(-1)
 
 
 def _queries(model: nn.Module) -> int:

@@ -40,11 +40,15 @@ def binary_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Ten
     >>> binary_kl(torch.zeros(2), torch.zeros(2))
     tensor([0., 0.])
     """
-    student, teacher = student / temperature, teacher / temperature
+    if temperature != 1:
+        student, teacher = student / temperature, teacher / temperature
     chance = teacher.sigmoid()
-    positive = chance * (F.logsigmoid(teacher) - F.logsigmoid(student))
-    negative = (1 - chance) * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-    return (positive + negative) * temperature**2
+    crossed, own = (
+        F.binary_cross_entropy_with_logits(side, chance, reduction='none')
+        for side in (student, teacher)
+    )
+    divergence = crossed - own
+    return divergence if temperature == 1 else divergence * temperature**2
 
 
 def channel_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
