@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...collectives import drawn, uploaded
 from ...core.forms import PRECISIONS, Precision
-from ...core.levels import channels_of, levels_of, sizes_at
+from ...core.levels import channels_of, sizes_at
 from ...core.likeness import refuse_unlike_heads
 from ...core.method import FeatureMethod
 from ...core.options import AtLeast, Count, Has, NonNegative, Positive, ReadBy
@@ -25,10 +25,11 @@ from ...family.stages import stage_taps, task_of
 from ...family.taps import Tap
 from ...files.checkpoints import inherit
 from ...losses.kl import softmax_kl
-from ...necks.adapters import Adapter, as_map, resize
+from ...necks.adapters import Adapter, resize
 from ...necks.focal_global import FocalGlobalLevels, focal_weights
 from ...necks.prior_injection import PriorInjection, patchify, read_size, sizes_of
 from ...registry import MODELS
+from .levels import names_of, strides_of
 from .ratios import Reading, build_ratio
 
 ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.95), weight_decay=1e-4, fused=True)
@@ -90,7 +91,8 @@ class DPK(FeatureMethod):
         task_weight: factor of the student's own losses.
         fgd: ``alpha``, ``beta``, ``gamma``, ``lam``, ``temperature`` of FGD.
         inherit: parts of the student that start from the teacher's weights: ``['neck']``.
-        precision: of the transform: ``fp32``, ``bf16`` or ``fp16``; losses are fp32 always.
+        precision: of the transform: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where the teacher runs in
+            half precision, else fp32. Losses are fp32 always.
         seed: of masks and random ratios.
         optimizer: its own; without a ``type`` it changes the default, AdamW with a rate of 1e-3 for ``light``,
             1e-4 for other sizes: ``dict(lr=5e-4)``.
@@ -117,7 +119,7 @@ class DPK(FeatureMethod):
         task_weight: NonNegative | None = None,
         fgd: Focal | None = None,
         inherit: str | Sequence[str] = (),
-        precision: Precision = 'fp32',
+        precision: Precision | Literal['auto'] = 'auto',
         seed: Annotated[int, AtLeast(0)] = 0,
         optimizer: Mapping[str, Any] | None = MappingProxyType({}),
         param_scheduler: Sequence[Annotated[Mapping[str, Any], Has('type')]] = WARM_UP_AND_COSINE,
@@ -132,7 +134,7 @@ class DPK(FeatureMethod):
         self._level_weights = level_weights
         self.inject: list[int] = []
         self.level_weights: list[float] = []
-        self.ratio, self.mask, self.precision = build_ratio(ratio), mask, PRECISIONS[precision]
+        self.ratio, self.mask, self.precision = build_ratio(ratio), mask, precision
         self.factors: dict[str, Any] = dict(logits=logits, feature=feature, task=task_weight)
         self.inherit = [inherit] if isinstance(inherit, str) else list(inherit)
         self.temperature = temperature
@@ -178,9 +180,9 @@ class DPK(FeatureMethod):
         self.paired_levels(student, teacher)
         taps, target_taps = self.level_taps
         ours, theirs = channels_of(student, taps), channels_of(teacher, target_taps)
-        strides = _strides(teacher, target_taps)
+        strides = strides_of(teacher, target_taps)
         self.inject = self._injected(strides, student)
-        self.names = _names(strides, teacher, target_taps, student.task == 'detection')
+        self.names = names_of(strides, teacher, target_taps, student.task == 'detection')
         self._build_stages(ours, theirs, strides, student.task == 'detection')
         self._refuse_single(teacher, target_taps)
         if student.task == 'detection':
@@ -279,10 +281,12 @@ class DPK(FeatureMethod):
         injected = [maps[level] for level in self.inject]
         self._idle = []
         readings = self.ratio(injected, step.progress, self.rng)
-        rebuilt = [
-            self._rebuild(level, stage, pair, reading)
-            for level, stage, pair, reading in zip(self.inject, self.stages, injected, readings)
-        ]
+        precision = self._precision(step)
+        with torch.autocast(step.inputs.device.type, precision, precision != torch.float32):
+            rebuilt = [
+                self._rebuild(level, stage, pair, reading)
+                for level, stage, pair, reading in zip(self.inject, self.stages, injected, readings)
+            ]
         terms = self._losses(step, maps, rebuilt)
         if self.factors['logits']:
             divergence = softmax_kl(*self._logits(step), self.temperature).mean()
@@ -309,17 +313,23 @@ class DPK(FeatureMethod):
         self.rng.set_state(state['rng'])
         self.ratio.resume(state['ratio'])
 
+    def _precision(self, step: Step) -> torch.dtype:
+        """The transform's; fp16 is left to those who ask for it, because small gradients vanish in it."""
+        if self.precision != 'auto':
+            return PRECISIONS[self.precision]
+        came = {t.dtype for tap in self.level_taps[1] for t in step.answers()[tap]}
+        able = step.inputs.device.type != 'cuda' or torch.cuda.is_bf16_supported()
+        half = not came.isdisjoint({torch.bfloat16, torch.float16})
+        return torch.bfloat16 if half and able else torch.float32
+
     def _rebuild(
         self, level: int, stage: Any, pair: tuple[Tensor, Tensor], reading: Reading
     ) -> Tensor:
         student, teacher = pair
         scores = self._scores(stage, teacher)  # drawn always: ranks, whose sizes differ, draw alike
-        size = teacher.shape[-2:]
-        lower = self.precision != torch.float32
-        with torch.autocast(student.device.type, self.precision, enabled=lower):
-            if stage.stitches(size):
-                return stage(student, teacher, reading.ratio, scores, self.ratio.floor).float()
-            return self._plain(level, stage, student, teacher).float()
+        if stage.stitches(teacher.shape[-2:]):
+            return stage(student, teacher, reading.ratio, scores, self.ratio.floor).float()
+        return self._plain(level, stage, student, teacher).float()
 
     def _plain(self, level: int, stage: Any, student: Tensor, teacher: Tensor) -> Tensor:
         """The student's map of a level that is a single token in this batch, in the teacher's channels."""
@@ -370,30 +380,3 @@ class DPK(FeatureMethod):
             for what in ('ratio', 'cka', 'samples')
         }
         return {name: torch.tensor(float(v)) for name, v in values.items() if v is not None}
-
-
-def _strides(side: Side, taps: list[Tap]) -> list[int]:
-    """How many pixels a cell of each level stands for; a level without a grid is refused."""
-    strides = []
-    for what, shape in levels_of(side, taps):
-        if len(shape) == 2:
-            raise InputError(
-                f'DPK: {what} of {side.owner} is a vector {tuple(shape)}, a 1x1 map; prior knowledge '
-                'is injected into maps, so tap a place before the pooling '
-                '(tools/list_taps.py CONFIG)'
-            )
-        width = as_map(torch.empty(shape, device='meta'), what).shape[-1]
-        strides.append(2 ** round(math.log2(side.image / width)))
-    return strides
-
-
-def _names(strides: list[int], side: Side, taps: list[Tap], detection: bool) -> list[str]:
-    """``P5`` for a detector's level of stride 32, the stage's name for a classifier's."""
-    if detection and len(set(strides)) == len(strides):
-        return [f'P{int(math.log2(stride))}' for stride in strides]
-    names = []
-    for tap in taps:
-        count, last = len(side.shapes[tap]), tap.at.split('.')[-1]
-        stage = f'stage{last}' if last.isdigit() else last
-        names += [stage] if count == 1 else [f'{stage}.{i}' for i in range(count)]
-    return names

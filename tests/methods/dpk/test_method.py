@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from rank_work import distilled_gradients, on_ranks
 
 import mmkd.methods.dpk.method as method_module
+from mmkd.core.forms import Form
 from mmkd.errors import InputError
 from mmkd.losses.cka import cka
 from mmkd.methods import DPK
@@ -217,6 +218,17 @@ def test_bf16_transforms_stay_near_fp32():
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize(('teacher', 'same'), [('fp32', 'fp32'), ('bf16', 'bf16')])
+def test_by_default_the_transform_is_as_precise_as_the_teacher(teacher, same):
+    losses = {}
+    for precision in ('auto', 'fp32', 'bf16'):
+        model = build(teacher=h.classifier(16), ratio=0.5, precision=precision)
+        model.distillation.teachers['teacher'].take(Form(precision=teacher))
+        losses[precision] = h.losses_of(model, 'classifier')['dpk/loss_layer4'].item()
+    assert losses['auto'] == losses[same]
+    assert losses['fp32'] != losses['bf16']
 
 
 def test_mask_and_ratio_go_on_after_a_resume():
