@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Size, Tensor, nn
 
 from ..errors import InputError, nearest, refuse_other, refuse_unknown
@@ -173,6 +174,9 @@ def capture(
 ) -> Iterator[Features]:
     """Read places of a model during the forwards inside the ``with`` block.
 
+    Where gradients are recorded, what a model tries for itself without them is not read (a sampler that scores
+    all boxes to choose from them).
+
     Args:
         model: the model; its modules are left as they were found.
         places: what to read.
@@ -181,9 +185,11 @@ def capture(
         copied: places whose tensors something later overwrites; these are cloned.
         owner: the model's name in messages.
     """
-    features = Features(owner)
+    features, training = Features(owner), torch.is_grad_enabled()
 
     def note(place: Place, value: Any) -> None:
+        if training and not torch.is_grad_enabled():
+            return
         features.add(place, mapped(value, Tensor.clone) if place in copied else value)
         if until is not None and features.counts() == until:
             raise _Enough

@@ -42,12 +42,8 @@ def binary_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Ten
     """
     if temperature != 1:
         student, teacher = student / temperature, teacher / temperature
-    chance = teacher.sigmoid()
-    crossed, own = (
-        F.binary_cross_entropy_with_logits(side, chance, reduction='none')
-        for side in (student, teacher)
-    )
-    divergence = crossed - own
+    crossed = F.softplus(student) - F.softplus(teacher)
+    divergence = teacher.sigmoid() * (teacher - student) + crossed
     return divergence if temperature == 1 else divergence * temperature**2
 
 

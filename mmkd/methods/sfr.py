@@ -171,11 +171,16 @@ class SFR(Method):
         pairs = [(i, j) for i, j in pairs if maps[i].requires_grad] or pairs
         if self.boxes:
             boxes, image = annotated_boxes(step.samples), step.inputs.shape[-2:]
-            weights = {j: box_weights(boxes, maps[j].shape[-2:], image) for _, j in pairs}
+            weights = {
+                j: box_weights(boxes * (len(maps[j]) // len(boxes)), maps[j].shape[-2:], image)
+                for _, j in pairs
+            }
         losses = []
         for i, j in pairs:
             height, width = (even_window(n, self.window) for n in maps[j].shape[-2:])
-            cut = maps[i], maps[j], (height, width), weights.get(j)
+            branches = len(maps[j]) // len(maps[i])  # that a deeper stage runs (TridentNet)
+            shallow = maps[i].repeat(branches, 1, 1, 1)
+            cut = shallow, maps[j], (height, width), weights.get(j)
             losses.append(transport_loss(*cut, solver=self.solver or 'exact'))
         return torch.stack(losses).mean()
 

@@ -97,6 +97,8 @@ class HeadsTeacher(nn.Module):
     ) -> None:
         super().__init__()
         self.pyramid, self.taps, self.lent = pyramid, list(taps), lent
+        # operators of mmcv, some of which read memory row by row; on CPUs a pyramid gives channels last
+        self.contiguous = any(type(m).__module__.startswith('mmcv.ops') for m in heads.modules())
         if lent:
             vars(self)['heads'] = (
                 heads  # past torch's registration: no second owner of their weights
@@ -107,6 +109,8 @@ class HeadsTeacher(nn.Module):
     def forward(self, maps: Sequence[Tensor], samples: Any, rois: Rois | None = None) -> Answer:
         """Refine the maps and run the heads' losses; RoI logits are those of the student's boxes."""
         refined = self.pyramid(maps)
+        if self.contiguous:
+            refined = tuple(feature.contiguous() for feature in refined)
         if not self.lent:
             return self._answer(refined, samples, rois)
         self.heads.training = self.training

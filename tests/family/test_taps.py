@@ -42,6 +42,18 @@ def test_output_input_and_repeated_calls_are_seen(net):
     assert features.counts() == {('stem', 'input'): 1, ('stem', 'output'): 1, ('head', 'output'): 3}
 
 
+def test_what_a_training_model_tries_without_gradients_is_not_read(net):
+    with capture(net, [('stem', 'output')]) as features:
+        with torch.no_grad():
+            net(2 * X)
+        levels, _ = net(X)
+    assert features.counts() == {('stem', 'output'): 1}
+    assert features[Tap('stem')][0] is levels[0]
+    with torch.no_grad(), capture(net, [('stem', 'output')]) as features:
+        net(X)
+    assert features.counts() == {('stem', 'output'): 1}
+
+
 def test_levels_and_item_pick(net):
     wrapper = nn.ModuleDict(dict(net=net))
     with capture(wrapper, [('net', 'output')]) as features:

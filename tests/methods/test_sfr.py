@@ -1,6 +1,7 @@
 """SFR: its terms for each task, its smoothing, its state in training and evaluation, its errors."""
 
 import math
+from types import SimpleNamespace
 
 import helpers as h
 import pytest
@@ -184,6 +185,22 @@ def test_detectors_learn_from_c5_where_boxes_are(at):
     weights = box_weights(annotated_boxes(data['data_samples']), grid, image)
     expected = 0.25 * transport_loss(*maps, tuple(grid), weights, solver='sinkhorn')
     assert losses['sfr/loss_features'].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_branches_of_a_deeper_stage_are_compared_one_by_one(at, monkeypatch):
+    model = build('retinanet', boxes=True)
+    method = model.distillation.sfr
+    data = model.data_preprocessor(h.raw_batch('retinanet'), True)
+    shallow, deep = torch.randn(2, 8, 8, 8, requires_grad=True), torch.randn(6, 8, 4, 4)
+    monkeypatch.setattr(method, '_maps', lambda step: [shallow, deep])
+    step = SimpleNamespace(samples=data['data_samples'], inputs=data['inputs'])
+    weights = box_weights(annotated_boxes(step.samples), (4, 4), step.inputs.shape[-2:])
+    each = [
+        transport_loss(shallow, branch, (4, 4), weights, solver=method.solver or 'exact')
+        for branch in deep.split(2)
+    ]
+    found = method._features(step)
+    assert found.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
 
 
 def test_positions_of_detectors_count_alike_by_default(at):

@@ -3,6 +3,7 @@
 import helpers as h
 import pytest
 import torch
+from mmcv.ops import DeformConv2d
 from torch import nn
 
 from mmkd.family.heads import logit_taps
@@ -55,6 +56,26 @@ def test_lent_heads_are_the_students_and_no_part_of_the_teacher(family):
     torch.stack([v for k, v in losses.items() if 'loss' in k]).sum().backward()
     touched = {n.split('.')[0] for n, p in student.named_parameters() if p.grad is not None}
     assert touched == set(HEADS[family])
+
+
+class Deforming(nn.Module):
+    """Heads with an operator of mmcv's that reads memory row by row."""
+
+    def __init__(self):
+        super().__init__()
+        self.dcn = DeformConv2d(4, 2, 3, padding=1)
+
+    def loss(self, maps, samples):
+        return {'loss': sum(self.dcn(m, m.new_zeros(len(m), 18, *m.shape[2:])).sum() for m in maps)}
+
+
+def test_operators_of_mmcv_get_maps_that_lie_row_by_row():
+    maps = [torch.randn(2, 4, size, size) for size in (8, 4)]
+    pyramid = BiFPN([4, 4], channels=4)
+    assert not pyramid(maps)[0].is_contiguous()
+    answer = HeadsTeacher(pyramid, Deforming(), [])(maps, [])
+    assert all(refined.is_contiguous() for refined in answer.maps)
+    assert answer.losses['loss'].isfinite()
 
 
 @pytest.mark.parametrize('family', HEADS)
