@@ -40,7 +40,7 @@ WARM = 12
 """Small steps at first: a share of the gradient is measured in ten iterations."""
 SECONDS = 20.0
 """About so long a point takes, once it is warm."""
-MOST, FEWEST = 15, 2
+MOST, FEWEST = 15, 3
 """Rounds."""
 Point = dict[str, Any]
 
