@@ -45,7 +45,7 @@ PAIRS = {'gfl': (256, 2), 'resnet18': (224, 4), 'detr': (256, 2)}
 """Size of the images and of the batch on each pair."""
 RAMPED = {'sfr': ('feature',), 'frskd': ('alpha', 'beta')}
 """What is ramped up and measured as at the end."""
-OPTIONS = {'crd': dict(images=50_000)}
+OPTIONS = {name: dict(images=50_000) for name in ('crd', 'pskd')}
 """What a method must be told where there are no training data."""
 
 

@@ -38,16 +38,16 @@ SEVERAL = ('pkd', 'cwd', 'fitnet', 'at')
 """Methods that are added one after the other."""
 WARM = 12
 """Small steps at first: a share of the gradient is measured in ten iterations."""
-SECONDS = 20.0
+SECONDS = 10.0
 """About so long a point takes, once it is warm."""
-MOST, FEWEST = 15, 3
+MOST, FEWEST = 15, 2
 """Rounds."""
 Point = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What grows, on which pair of networks, and what the images are meanwhile."""
+    """What grows, on which pair of networks, what the images are meanwhile, and what cannot be run."""
 
     grows: str
     pair: str
@@ -55,6 +55,7 @@ class Axis:
     methods: tuple[str, ...] = ALL
     size: int = 128
     count: int = 1
+    left_out: tuple[tuple[str, int], ...] = ()
 
     def shape(self, value: int) -> tuple[int, int]:
         """The size of the images and their number."""
@@ -64,8 +65,9 @@ class Axis:
 
 AXES = {
     'batch': Axis('batch', 'resnet18', (1, 4, 16, 64), size=112),
-    'batch of a detector': Axis('batch', 'retinanet', (1, 4, 16)),
-    'size': Axis('size', 'retinanet', (128, 256, 512, 1024)),
+    'batch of a detector': Axis('batch', 'retinanet', (1, 4, 8), size=192),
+    # a BatchNorm of FRSKD's would see one value: P7 has one place
+    'size': Axis('size', 'retinanet', (128, 256, 512, 1024), left_out=(('frskd', 128),)),
     'size for a classifier': Axis('size', 'resnet18', (64, 112, 224, 448)),
     'levels': Axis('levels', 'retinanet', (1, 2, 3, 4, 5), ('pkd', 'dpk', 'sfr'), 256),
     'teachers': Axis('teachers', 'retinanet', (1, 2, 3), ('pkd', 'kd', 'dpk'), 256),
@@ -75,6 +77,8 @@ AXES = {
 
 def plan(axis: Axis, method: str, value: int) -> tuple[Point, dict[str, str] | None] | None:
     """The variant at a point, and its teachers if there are several; None where there is none."""
+    if (method, value) in axis.left_out:
+        return None
     if axis.grows == 'methods':
         return dict(
             methods={name: {} for name in SEVERAL[:value]}, teacher=dict(speed='exact')
@@ -189,56 +193,56 @@ def grown(axis: Axis, methods: list[str] | None, found: Point) -> Iterator[int]:
 # -- what comes of it ------------------------------------------------------------------------------
 
 
-def added(point: Point, name: str) -> float:
-    """What a method adds to the student's step, in forwards of the student."""
+def points_of(found: Point, name: str) -> dict[int, Point]:
+    """What is measured of a method along an axis, by value."""
+    return {
+        int(value): found[value][name] for value in sorted(found, key=int) if name in found[value]
+    }
+
+
+def forward(point: Point) -> float:
+    """Seconds of the student's forward."""
+    return statistics.median(point['seconds']['forward'])
+
+
+def extra(point: Point, name: str) -> float:
+    """Seconds that a method adds to the student's step."""
     times = point['seconds']
-    extra = [own - alone for own, alone in zip(times[name], times['alone'])]
-    return statistics.median(extra) / statistics.median(times['forward'])
+    return statistics.median(own - alone for own, alone in zip(times[name], times['alone']))
 
 
 def predicted(point: Point, name: str) -> float:
-    """The same of multiply-adds."""
+    """The multiply-adds that it adds, in those of the student's forward."""
     works = point['multiply_adds']
     return (works[name] - works['alone']) / works['forward']
 
 
-def rows(found: Point, name: str) -> tuple[list[int], list[float], list[float]]:
-    """The values of an axis at which a method is measured; what it adds there, and what is predicted."""
-    points = {int(value): point[name] for value, point in found.items() if name in point}
-    values = sorted(points)
-    return (
-        values,
-        [added(points[value], name) for value in values],
-        [predicted(points[value], name) for value in values],
-    )
-
-
-def forward_of(found: Point, value: int) -> float:
-    """Seconds of the student's forward, the median over all that was measured at a value."""
-    times = {tuple(point['seconds']['forward']) for point in found[str(value)].values()}
-    return statistics.median(seconds for each in times for seconds in each)
-
-
-def exponent(found: Point, values: list[int], ratios: list[float]) -> float:
-    """The power of the forward with which the cost grows, over the last two values: above 1 is faster."""
-    first, last = (forward_of(found, value) for value in values[-2:])
-    if min(ratios[-2:]) <= 0 or last <= first:
-        return math.nan
-    return 1 + math.log(ratios[-1] / ratios[-2]) / math.log(last / first)
+def power(points: list[Point], costs: list[float]) -> str:
+    """The power of the forward's multiply-adds with which a cost grows, over the last two values."""
+    first, last = (point['multiply_adds']['forward'] for point in points[-2:])
+    if last == first or min(costs[-2:]) <= 0:
+        return ''
+    return f'{math.log(costs[-1] / costs[-2]) / math.log(last / first):.2f}'
 
 
 def table(axis: Axis, found: Point) -> str:
-    """What each method adds along an axis, in brackets by multiply-adds."""
-    whole = axis.grows in ('batch', 'size')
-    values = [value for value in axis.values if str(value) in found]
-    heads = [axis.grows, *map(str, values), *(['power'] if whole else [])]
-    lines = [heads, ['---'] * len(heads)]
-    lines.append(['forward, s', *(f'{forward_of(found, v):.3f}' for v in values), *([''] * whole)])
-    for name in axis.methods:
-        own, ratios, works = rows(found, name)
-        cells = {v: f'{r:.2f} ({w:.2f})' for v, r, w in zip(own, ratios, works)}
-        line = [name, *(cells.get(value, '') for value in values)]
-        lines.append([*line, *([f'{exponent(found, own, ratios):.2f}'] if whole else [])])
+    """What each method adds along an axis, in forwards of the student; in brackets by multiply-adds."""
+    own = {name: points_of(found, name) for name in axis.methods}
+    whole = next(points for points in own.values() if len(points) == max(map(len, own.values())))
+    seconds = [forward(point) for point in whole.values()]
+    lines = [
+        [axis.grows, *map(str, whole), 'power'],
+        ['---'] * (len(whole) + 2),
+        ['forward, s', *(f'{each:.3f}' for each in seconds), power([*whole.values()], seconds)],
+    ]
+    for name, points in own.items():
+        costs = {value: extra(point, name) for value, point in points.items()}
+        cells = {
+            value: f'{costs[value] / forward(point):.2f} ({predicted(point, name):.2f})'
+            for value, point in points.items()
+        }
+        grown = power([*points.values()], [*costs.values()])
+        lines.append([name, *(cells.get(value, '') for value in whole), grown])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
@@ -254,9 +258,10 @@ def draw(found: Point, path: Path) -> None:
     for panel, name in zip(panels.flat, AXES):
         axis = AXES[name]
         for method in axis.methods:
-            values, ratios, _ = rows(found[name], method)
+            points = points_of(found[name], method)
+            ratios = [extra(point, method) / forward(point) for point in points.values()]
             color = f'C{ALL.index(method)}' if method in ALL else 'C5'
-            panel.plot(values, ratios, marker='o', markersize=4, color=color, label=method)
+            panel.plot([*points], ratios, marker='o', markersize=4, color=color, label=method)
         panel.set(title=name, ylim=(0, None))
         if axis.grows in ('batch', 'size'):
             panel.set_xscale('log', base=2)
