@@ -38,9 +38,9 @@ SEVERAL = ('pkd', 'cwd', 'fitnet', 'at')
 """Methods that are added one after the other."""
 WARM = 12
 """Small steps at first: a share of the gradient is measured in ten iterations."""
-SECONDS = 10.0
+SECONDS = 20.0
 """About so long a point takes, once it is warm."""
-MOST, FEWEST = 15, 2
+MOST, FEWEST = 15, 3
 """Rounds."""
 Point = dict[str, Any]
 
@@ -219,10 +219,10 @@ def predicted(point: Point, name: str) -> float:
 
 def power(points: list[Point], costs: list[float]) -> str:
     """The power of the forward's multiply-adds with which a cost grows, over the last two values."""
-    first, last = (point['multiply_adds']['forward'] for point in points[-2:])
-    if last == first or min(costs[-2:]) <= 0:
+    works = [point['multiply_adds']['forward'] for point in points[-2:]]
+    if len(set(works)) < 2 or min(costs[-2:]) <= 0:
         return ''
-    return f'{math.log(costs[-1] / costs[-2]) / math.log(last / first):.2f}'
+    return f'{math.log(costs[-1] / costs[-2]) / math.log(works[1] / works[0]):.2f}'
 
 
 def table(axis: Axis, found: Point) -> str:
