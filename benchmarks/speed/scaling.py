@@ -253,7 +253,7 @@ def draw(found: Point, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    matplotlib.rcParams.update({'svg.hashsalt': 'mmkd', 'font.size': 9})
+    matplotlib.rcParams.update({'svg.hashsalt': 'mmkd', 'svg.fonttype': 'none', 'font.size': 9})
     figure, panels = pyplot.subplots(2, 4, figsize=(12, 5.6))
     for panel, name in zip(panels.flat, AXES):
         axis = AXES[name]
