@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from step_time import ON, STUDENTS, TEACHERS, build, fake_batch, optimizers_of, step
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from mmkd import InputError
 from mmkd.commands.methods import known_methods
@@ -45,7 +45,7 @@ PAIRS = {'gfl': (256, 2), 'resnet18': (224, 4), 'detr': (256, 2)}
 """Size of the images and of the batch on each pair."""
 RAMPED = {'sfr': ('feature',), 'frskd': ('alpha', 'beta')}
 """What is ramped up and measured as at the end."""
-OPTIONS = {'crd': dict(images=50_000)}
+OPTIONS = {name: dict(images=50_000) for name in ('crd', 'pskd')}
 """What a method must be told where there are no training data."""
 
 
@@ -67,9 +67,18 @@ def built(name: str) -> tuple[str, nn.Module]:
     raise InputError(f'{name}: on none of the pairs: {"; ".join(reasons)}')
 
 
+def convolution_backward(*shapes: Any, out_shape: Any = None, **rest: Any) -> int:
+    """Operations of a convolution's backward pass; torch's own count takes grouped ones for whole ones."""
+    gradient, inputs, weight, *_, transposed, _, _, wanted = shapes
+    return sum(wanted[:2]) * conv_flop_count(inputs, weight, gradient, transposed)
+
+
+BACKWARD = {torch.ops.aten.convolution_backward: convolution_backward}
+
+
 def work(model: nn.Module, batch: dict[str, Any]) -> int:
     """Multiply-adds of one step, forward and backward, the teacher's forward included."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=BACKWARD)
     with counter:
         losses = model(**model.data_preprocessor(batch, True), mode='loss')
         model.parse_losses(losses)[0].backward()
