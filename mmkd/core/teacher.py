@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +19,7 @@ from ..family.building import build_model, load_config, model_config, zoo_checkp
 from ..family.outside import OutsideBackbone
 from ..family.roi import Rois
 from ..family.running import Probe, observe, probe
+from ..family.sizes import small_size
 from ..family.taps import Features, Tap
 from ..files.checkpoints import (
     KeyReport,
@@ -103,12 +105,12 @@ class Teacher(Checked, nn.Module):
         self.name, self.speed, self.inputs = name, speed, inputs
         self.form = Form(fuse, channels_last, precision, compile)
         self.settled = False
-        self.measured = False
+        self.measured = self._answered = False
         self.classes: tuple[str, ...] | None = None
         self.repaint: Repaint | None = None
         self.scale = scale
         self.probed = Probe()
-        self.config = _model_part(config)
+        self.config, self._own_size = _parts(config)
         self.model = build_model(self.config)
         self._refuse_form()
         self._load(config, checkpoint, strict, trust_checkpoint)
@@ -146,7 +148,7 @@ class Teacher(Checked, nn.Module):
             refuse_uncachable_taps(self.owner, taps)
         if self.rescale is not None:
             sizes = [self.rescale.size((size, size))[0] for size in sizes if size]
-        self.probed = probe(self.model, taps, self.owner, sizes)
+        self.probed = probe(self.model, taps, self.owner, [*sizes, self._own_size])
         return self.probed
 
     @torch.no_grad()
@@ -206,7 +208,8 @@ class Teacher(Checked, nn.Module):
         if form.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         counts, lower = self.probed.counts, form.precision != 'fp32'
-        with torch.autocast(images.device.type, PRECISIONS[form.precision], enabled=lower):
+        half = torch.autocast(images.device.type, PRECISIONS[form.precision], enabled=lower)
+        with self._named_size(images), half:
             return observe(
                 model,
                 asked,
@@ -217,6 +220,23 @@ class Teacher(Checked, nn.Module):
                 copied=self.probed.overwritten,
                 owner=self.owner,
             )
+
+    @contextmanager
+    def _named_size(self, images: Tensor) -> Iterator[None]:
+        """Where the first batch is no size for the network, say which is."""
+        try:
+            yield
+        except (AssertionError, RuntimeError, ValueError) as failure:
+            (height, width), known = images.shape[-2:], self.probed.image
+            if self._answered or known in (height, width):
+                raise
+            factor = self.scale * known / min(height, width)
+            raise InputError(
+                f'{self.owner} cannot be run on images of {height}x{width} ({type(failure).__name__}: '
+                f'{failure}); it can on {known}x{known}: make such images in the pipeline, or '
+                f'teacher.scale={factor:.4g}'
+            ) from failure
+        self._answered = True
 
     def _choose(self, run: Run, device: str) -> None:
         """Settle the form: what is given, else what the first rank finds to be the fastest."""
@@ -347,9 +367,10 @@ def fill_unset(model: nn.Module) -> None:
             nn.init.normal_(parameter)
 
 
-def _model_part(config: Any) -> Any:
+def _parts(config: Any) -> tuple[Any, int | None]:
+    """The model of a config, and the size of its images where that is small."""
     if isinstance(config, Mapping) and 'type' in config:
-        return config
-    if isinstance(config, Mapping) and not isinstance(config, Config):
-        return model_config(config)
-    return model_config(load_config(config))
+        return config, None
+    whole = isinstance(config, Mapping) and not isinstance(config, Config)
+    cfg = config if whole else load_config(config)
+    return model_config(cfg), small_size(cfg)

@@ -332,3 +332,46 @@ def test_a_distillation_of_classes_alone_does_not_run_the_teachers_box_branch(
     head = model.distillation.teachers['teacher'].model.bbox_head
     assert isinstance(vars(head.retina_reg).get('forward'), Zeros) == (form != EXACT)
     assert 'forward' not in vars(head.retina_cls)
+
+
+def refuse_other(images, size):
+    if images.shape[-1] != size:
+        raise AssertionError('no such window')
+
+
+def of_one_size(size, **options):
+    """A classifier that takes images of one size, which its pipeline says."""
+    config = h.classifier()
+    guide = Teacher(
+        dict(model=config, test_dataloader=dict(dataset=dict(pipeline=[dict(crop_size=size)]))),
+        'untrained',
+        **options,
+    )
+    guide.model.backbone.conv1.register_forward_pre_hook(
+        lambda module, inputs: refuse_other(inputs[0], size)
+    )
+    return guide
+
+
+def test_images_of_a_size_that_it_cannot_take_are_named_with_the_size_that_it_can():
+    guide = of_one_size(80)
+    guide.probe([Tap('backbone.layer4')], [64])
+    assert guide.probed.image == 80
+    with pytest.raises(InputError) as error:
+        guide.observe(IMAGES)
+    assert 'the teacher cannot be run on images of 64x64 (AssertionError: no such window)' in str(
+        error.value
+    )
+    assert 'it can on 80x80' in str(error.value)
+    assert 'teacher.scale=1.25' in str(error.value)
+    scaled = of_one_size(80, scale=1.25)
+    scaled.probe([Tap('backbone.layer4')], [64])
+    assert scaled.observe(IMAGES)[Tap('backbone.layer4')][0].isfinite().all()
+
+
+def test_what_fails_after_the_first_batch_is_told_as_it_is():
+    guide = of_one_size(80)
+    guide.probe([Tap('backbone.layer4')])
+    guide.observe(torch.randn(1, 3, 80, 80))
+    with pytest.raises(AssertionError, match='no such window'):
+        guide.observe(IMAGES)
