@@ -145,6 +145,7 @@ def cifar10_all(depth: int) -> Plan:
         f'dpk, ResNet-{depth}, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
     }
     if depth == DEPTHS[0]:
+        arms['dpk, ResNet-20, bf16'] = Arm('dpk', (*best, 'dpk.precision=bf16'))
         arms = {'alone': Arm(), **arms}
     return cifar_plan('cifar10_all', depth, arms, ALL_IMAGES)
 
