@@ -25,6 +25,7 @@ from ..core.teacher import UNTRAINED
 from ..errors import InputError, nearest
 from ..family.building import is_distiller, load_config
 from ..files.checkpoints import read_checkpoint
+from ..files.locks import held
 from ..files.writing import refuse_unwritable, write_whole
 from ..training.manifest import flat
 from .arms import ALONE, LONGER, Arm, Plan, Run, decisive, read_runs, run_arm, usual
@@ -37,6 +38,8 @@ STRETCHED = {
 }  # fmt: skip
 """Lengths of training, learning rate schedules and hooks that grow with the number of epochs."""
 
+LOCK = '.lock'
+"""In a run's folder: held by the process that runs it."""
 Key = tuple[str, int]
 """Arm and seed of a run."""
 
@@ -238,15 +241,24 @@ def run_all(
     index: int | None = None,
     retry: bool = False,
 ) -> None:
-    """Run what is still to run, or of that the one of an index alone; a run that fails stops no other."""
+    """Run what is still to run, or of that the one of an index alone; a run that fails stops no other.
+
+    Several processes may do that in one folder: none takes a run that another has begun.
+    """
     if index is not None and not 0 <= index < len(asked.keys):
         raise InputError(f'--index {index}: there are {len(asked.keys)} runs, from 0; see --list')
     todo = pending(asked, ended_runs(asked), retry)
     chosen = todo if index is None else [key for key in todo if key == asked.keys[index]]
     for number, (arm, seed) in enumerate(chosen, 1):
         console.print(f'{number}/{len(chosen)}  {arm}, seed {seed}', markup=False)
-        run = run_one(asked, arm, seed)
-        state = f'FAILED, {run.error}' if run.error else f'{run.seconds:.0f} s'
+        with held(asked.plan.folder(arm, seed) / LOCK) as ours:
+            if not ours:
+                state = 'another process runs it'
+            elif (arm, seed) not in pending(asked, ended_runs(asked), retry):
+                state = 'another process has run it'
+            else:
+                run = run_one(asked, arm, seed)
+                state = f'FAILED, {run.error}' if run.error else f'{run.seconds:.0f} s'
         console.print(f'     {state}', markup=False)
 
 

@@ -1,5 +1,6 @@
 """A comparison: its runs in order, what is on disk, wrong inputs, the table; the process only pretends."""
 
+import io
 import json
 import re
 import runpy
@@ -119,6 +120,28 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again_when_told(process, t
     run_all(asked(tmp_path), QUIET, retry=True)
     assert seen(process)[6:] == [('kd', 0)]
     assert outcome(asked(tmp_path)).failed == []
+
+
+def test_two_processes_share_the_runs_of_a_folder(process, tmp_path, monkeypatch):
+    said = Console(record=True, width=100, file=io.StringIO())
+    other = Console(record=True, width=100, file=io.StringIO())
+
+    def run(command, output, threads):
+        if not process.commands:  # while the first run goes on, another process comes and goes
+            process.commands.append('first')
+            run_all(asked(tmp_path, seeds=(0, 1)), other)
+            process.commands.remove('first')
+        return process(command, output, threads)
+
+    monkeypatch.setattr(arms, 'run_process', run)
+    run_all(asked(tmp_path, seeds=(0, 1)), said)
+    assert sorted(seen(process)) == [(ALONE, 0), (ALONE, 1), ('kd', 0), ('kd', 1)]
+    assert other.export_text().splitlines()[:2] == [
+        '1/4  alone, seed 0',
+        '     another process runs it',
+    ]
+    assert said.export_text().count('another process has run it') == 3
+    assert len(read_runs(tmp_path)) == 4
 
 
 def test_nothing_but_failures_is_one_message(process, tmp_path):
