@@ -9,7 +9,13 @@ import pytest
 
 from mmkd.files.locks import held
 
-HOLD = 'import sys, time, fcntl; f = open(sys.argv[1], "a"); fcntl.flock(f, 2); print("mine", flush=True); time.sleep(60)'
+HOLD = """
+import fcntl, sys, time
+file = open(sys.argv[1], 'a')
+fcntl.flock(file, fcntl.LOCK_EX)
+print('mine', flush=True)
+time.sleep(60)
+"""
 
 
 def test_it_is_free_again_after_the_block_and_after_an_error(tmp_path):
