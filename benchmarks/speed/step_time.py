@@ -241,6 +241,9 @@ def main() -> None:
     parser.add_argument('--teacher', help='the config of another teacher than the usual one')
     parser.add_argument('--variants', nargs='+', default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument(
+        '--iterations', type=int, default=ITERATIONS, help='of the training that the steps are of'
+    )
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
@@ -254,7 +257,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='a JSON file with all times')
     args = parser.parse_args()
     # a teacher measures its fast forms at the start of a long training
-    MessageHub.get_current_instance().update_info('max_iters', ITERATIONS)
+    MessageHub.get_current_instance().update_info('max_iters', args.iterations)
     shape = args.rounds, args.size, args.batch_size
     running = args.device, args.amp, args.teacher, args.clock
     times, counted = measure(args.student, args.variants, *shape, *running)
@@ -277,6 +280,7 @@ def main() -> None:
             multiply_adds=counted,
             size=args.size,
             batch_size=args.batch_size,
+            iterations=args.iterations,
             device=args.device,
             amp=args.amp,
             clock=args.clock,

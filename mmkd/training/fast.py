@@ -242,7 +242,9 @@ def _fused_gain(optimizer: Optimizer, device: str) -> tuple[float, str]:
         pairs = [(timed(plain.step, device), timed(twin.step, device)) for _ in range(ROUNDS[1])]
     except Exception as failure:
         return 0.0, reason_of(failure)
-    right, found = (torch.cat([p.flatten() for p in parameters_of(o)]) for o in (plain, twin))
+    right, found = (
+        torch.cat([p.detach().flatten() for p in parameters_of(o)]) for o in (plain, twin)
+    )
     if not (error := float((right - found).norm() / right.norm())) <= TOLERANCE:
         return 0.0, f'weights differ by {error:.1e}'
     first, second = (min(times) for times in zip(*pairs))
