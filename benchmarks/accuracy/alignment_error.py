@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ import numpy as np
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
-from study import BEGUN, CONFIGS, OUT
 from torch import Tensor
 
 from mmkd.family.building import load_config, model_config
 from mmkd.files.checkpoints import load_weights
 from mmkd.losses.cka import cka, cka_of_terms
 from mmkd.losses.sketch import hsic_terms_of_sketches, numbers_for, sketch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from study import BEGUN, CONFIGS, OUT
 
 DRAWS = 12
 """Batches drawn for each figure."""
