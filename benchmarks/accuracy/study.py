@@ -230,6 +230,7 @@ def bccd_faster(data: Path) -> Study:
         'pkd': Arm('pkd'),
         'dpk': Arm('dpk', best),
         'dpk, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
+        'dpk, published weights': Arm('dpk', BCCD_DPK),
         'cwd': Arm('cwd'),
         'fgd': Arm('fgd'),
         'frskd': Arm('frskd'),

@@ -32,6 +32,7 @@ REASONS = {
     r'upper bound and lower bound inconsistent': (
         'with random weights all its boxes lie beside the image, and the toolbox pastes no mask there'
     ),
+    r"can't allocate memory": 'more memory than an attempt may have',
     r"SSDHead.*'loss_cls'": "SSD's prediction has a defect in this mmdet",
 }
 """What answers mean, by a pattern in them."""
