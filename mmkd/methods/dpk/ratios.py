@@ -220,7 +220,9 @@ class CKARatio(Ratio):
         return self._numbers, levels
 
     def resume(self, state: Any) -> None:
-        """Take them up."""
+        """Take them up; whole maps that an older version has saved are let go, and new ones remembered."""
+        if isinstance(state, list):
+            return
         self._numbers, levels = state
         self._memories = [
             Memory(list(maps), list(terms), *numbers) for maps, terms, *numbers in levels

@@ -143,6 +143,12 @@ def test_a_resumed_ratio_goes_on_as_if_it_had_not_stopped(options):
     assert read(first, pair(3, seed=9)) == read(second, pair(3, seed=9))
 
 
+def test_a_state_of_whole_maps_is_let_go():
+    ratio = CKARatio()
+    ratio.resume([([pair(3)], [], 0.0, math.nan)] * 2)
+    assert [reading.samples for reading in read(ratio, pair(4), pair(4))] == [4, 4]
+
+
 class OneLater(Readings):
     """Tells on the CPU, too, what was given the time before."""
 
