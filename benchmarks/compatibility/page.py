@@ -41,7 +41,7 @@ MISFITS = {
     r'has sigmoid classes': 'sigmoid classes',
     r'is for a dense head': 'no dense head',
     r'boxes told by bins': 'no bins',
-    r'no head with class logits': 'no class logits',
+    r'no head with class logits|no map of class logits': 'no class logits',
     r'no tower of convolutions': 'no towers',
     r'by anchor or point|no map of scores': 'no maps of class scores alone',
     r'queries of its own': 'boxes come with queries',

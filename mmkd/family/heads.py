@@ -55,6 +55,14 @@ def _pixel_tap(model: Any) -> Tap:
         if hasattr(model.get_submodule(name), 'conv_seg'):
             # a head before the last (PointRend's) runs once more for the one behind it
             return Tap(f'{name}.conv_seg', levels=None if name == names[-1] else (0,))
+    last = model.get_submodule(names[-1])
+    asked = inspect.signature(last.forward).parameters.values()
+    needed = [p for p in asked if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(needed) > 1:  # maps, and samples
+        raise InputError(
+            f'{type(last).__name__} gives masks by queries and no map of class logits; a feature method (pkd, '
+            'cwd, fitnet) fits it'
+        )
     return Tap(names[-1], levels=(-1,))
 
 

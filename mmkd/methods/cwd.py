@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..core.method import FeatureMethod
 from ..core.options import Positive
+from ..errors import InputError
 from ..family.heads import logit_taps
 from ..family.stages import task_of
 from ..family.taps import Tap
@@ -47,7 +49,10 @@ class CWD(FeatureMethod):
 
     def default_taps(self, student: nn.Module) -> list[Tap]:
         """Of segmentors the class scores, where a convolution makes them."""
-        scores = logit_taps(student) if task_of(student) == 'segmentation' else []
+        scores: list[Tap] = []
+        if task_of(student) == 'segmentation':
+            with suppress(InputError):  # masks that are told by queries
+                scores = logit_taps(student)
         if scores and scores[0].at.endswith('.conv_seg'):
             return scores
         return super().default_taps(student)

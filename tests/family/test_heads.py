@@ -9,7 +9,8 @@ from torch import nn
 from mmkd.errors import InputError
 from mmkd.family.heads import head_kind, is_sigmoid, logit_head, logit_taps, refuse_queries
 from mmkd.family.logits import LogitDivergence
-from mmkd.family.taps import capture
+from mmkd.family.taps import Tap, capture
+from mmkd.methods import CWD
 
 HEADS = {
     'classifier': ('vector', False),
@@ -100,6 +101,21 @@ class BaseSegmentor(nn.Module):
 def test_a_segmentors_logits_are_the_last_map_of_scores(convolves, at, levels):
     (tap,) = logit_taps(BaseSegmentor(*convolves))
     assert (tap.at, tap.levels) == (at, levels)
+
+
+def test_masks_by_queries_are_no_map_of_scores():
+    class QueryHead(nn.Module):
+        def forward(self, x, batch_data_samples):
+            raise AssertionError
+
+    model = BaseSegmentor(False)
+    model.decode_head = QueryHead()
+    with pytest.raises(
+        InputError, match=r'QueryHead gives masks by queries and no map of class logits.*pkd'
+    ):
+        logit_taps(model)
+    model.backbone = nn.Identity()
+    assert CWD().default_taps(model) == [Tap('backbone')]
 
 
 def test_a_model_without_such_a_head_is_named():
