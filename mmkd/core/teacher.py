@@ -368,9 +368,10 @@ def fill_unset(model: nn.Module) -> None:
 
 
 def _parts(config: Any) -> tuple[Any, int | None]:
-    """The model of a config, and the size of its images where that is small."""
+    """The model of a config, and the size of its images where deep maps of it tell their strides."""
     if isinstance(config, Mapping) and 'type' in config:
         return config, None
     whole = isinstance(config, Mapping) and not isinstance(config, Config)
     cfg = config if whole else load_config(config)
-    return model_config(cfg), small_size(cfg)
+    size = small_size(cfg)
+    return model_config(cfg), size if size and size % 64 == 0 else None

@@ -354,24 +354,24 @@ def of_one_size(size, **options):
 
 
 def test_images_of_a_size_that_it_cannot_take_are_named_with_the_size_that_it_can():
-    guide = of_one_size(80)
+    guide = of_one_size(192)
     guide.probe([Tap('backbone.layer4')], [64])
-    assert guide.probed.image == 80
+    assert guide.probed.image == 192
     with pytest.raises(InputError) as error:
         guide.observe(IMAGES)
     assert 'the teacher cannot be run on images of 64x64 (AssertionError: no such window)' in str(
         error.value
     )
-    assert 'it can on 80x80' in str(error.value)
-    assert 'teacher.scale=1.25' in str(error.value)
-    scaled = of_one_size(80, scale=1.25)
+    assert 'it can on 192x192' in str(error.value)
+    assert 'teacher.scale=3' in str(error.value)
+    scaled = of_one_size(192, scale=3)
     scaled.probe([Tap('backbone.layer4')], [64])
     assert scaled.observe(IMAGES)[Tap('backbone.layer4')][0].isfinite().all()
 
 
 def test_what_fails_after_the_first_batch_is_told_as_it_is():
-    guide = of_one_size(80)
+    guide = of_one_size(192)
     guide.probe([Tap('backbone.layer4')])
-    guide.observe(torch.randn(1, 3, 80, 80))
+    guide.observe(torch.randn(1, 3, 192, 192))
     with pytest.raises(AssertionError, match='no such window'):
         guide.observe(IMAGES)

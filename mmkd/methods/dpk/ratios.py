@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ...collectives import gather_maps, gather_objects, joined
+from ...collectives import gather_maps, joined, world_size
 from ...core.options import AtLeast, Count, Share, annotations_of, check_options
 from ...core.readings import Readings
 from ...errors import InputError, nearest, refuse_unknown
@@ -220,10 +220,9 @@ class CKARatio(Ratio):
         return self._numbers, levels
 
     def resume(self, state: Any) -> None:
-        """Take them up; whole maps that an older version has saved are let go, and new ones remembered."""
-        if isinstance(state, list):
-            return
-        self._numbers, levels = state
+        """Take them up; what has begun with whole maps, as a list of levels did, goes on with them."""
+        self._numbers, levels = (0, state) if isinstance(state, list) else state
+        self.exact = self.exact or bool(levels and not self._numbers)
         self._memories = [
             Memory(list(maps), list(terms), *numbers) for maps, terms, *numbers in levels
         ]
@@ -233,7 +232,7 @@ class CKARatio(Ratio):
         if self.exact:
             return maps
         if not self._numbers:
-            self._numbers = numbers_for(max(sum(gather_objects(len(maps))), self.samples))
+            self._numbers = numbers_for(max(world_size() * len(maps), self.samples))
         return sketch(maps, self._numbers)
 
     def _hsic_terms(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -143,10 +143,16 @@ def test_a_resumed_ratio_goes_on_as_if_it_had_not_stopped(options):
     assert read(first, pair(3, seed=9)) == read(second, pair(3, seed=9))
 
 
-def test_a_state_of_whole_maps_is_let_go():
-    ratio = CKARatio()
-    ratio.resume([([pair(3)], [], 0.0, math.nan)] * 2)
-    assert [reading.samples for reading in read(ratio, pair(4), pair(4))] == [4, 4]
+def test_what_has_begun_with_whole_maps_goes_on_with_them():
+    large = [pair(4, seed=seed, channels=48, size=24, kinds=2) for seed in range(2)]
+    whole, ratio = CKARatio(exact=True), CKARatio()
+    read(whole, large[0])
+    ratio.resume(whole.state()[1])  # as versions without sketches have saved it
+    expected = cka(*(torch.cat(sides) for sides in zip(*large))).item()
+    assert read(ratio, large[1])[0].cka == pytest.approx(expected, abs=1e-12)
+    again = CKARatio()
+    again.resume(ratio.state())
+    assert again.exact
 
 
 class OneLater(Readings):
