@@ -375,3 +375,16 @@ def test_what_fails_after_the_first_batch_is_told_as_it_is():
     guide.observe(torch.randn(1, 3, 192, 192))
     with pytest.raises(AssertionError, match='no such window'):
         guide.observe(IMAGES)
+
+
+def test_a_lack_of_memory_is_not_a_matter_of_size():
+    guide = of_one_size(192)
+    guide.probe([Tap('backbone.layer4')])
+    message = 'CUDA out of memory. Tried to allocate 20.00 GiB'
+
+    def fail(module, inputs):
+        raise torch.OutOfMemoryError(message)
+
+    guide.model.backbone.conv1.register_forward_pre_hook(fail, prepend=True)
+    with pytest.raises(torch.OutOfMemoryError, match='out of memory'):
+        guide.observe(IMAGES)
