@@ -1,6 +1,6 @@
 """Families of different structure, in small, train one step by pkd: a fast part of the compatibility sweep.
 
-The slow part reads what every family writes.
+The slow part reads what every family writes, and trains a config of every folder again.
 """
 
 import importlib.util
@@ -135,3 +135,16 @@ def test_what_a_family_writes_and_reads_itself_is_clean_for_us(sweep, toolbox, t
     refused = {c: a for c, a in answers.items() if a != 'clean' and not a.startswith('no family')}
     assert refused == {}
     assert len([a for a in answers.values() if a == 'clean']) > 0.7 * len(answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('toolbox', ['mmdet', 'mmpretrain', 'mmseg'])
+def test_a_config_of_every_folder_trains_as_the_page_says(sweep, toolbox):
+    """By pkd: what has trained in the recorded sweep trains still."""
+    sweep.warm_up()
+    rows = sweep.rows_of(sweep.RESULTS / f'{toolbox}.jsonl')
+    trained = {r['config'] for r in rows if r['method'] == 'pkd' and r['answer'].startswith('ok')}
+    configs = [config for config in sweep.folders(toolbox).values() if config in trained]
+    answers = {c: sweep.limited(sweep.attempt, (toolbox, c, 'pkd'), 240, 12)[0] for c in configs}
+    assert {c: a for c, a in answers.items() if not a.startswith('ok')} == {}
+    assert len(configs) > 40
