@@ -187,11 +187,11 @@ def cifar10_ablations() -> Plan:
     )
 
 
-def bccd(data: Path, split: str) -> Study:
-    """YOLOX-nano with the knowledge of COCO, fine-tuned, teaches one of half its width."""
+def bccd_arms() -> dict[str, Arm]:
+    """The methods that are compared on BCCD, with any pair of detectors."""
     best = (*BCCD_DPK, *share('dpk', 1.0))
     smooth = ('dpk.ratio.type=cka', 'dpk.ratio.momentum=0.9')
-    arms = {
+    return {
         'kd': Arm('kd'),
         'pkd': Arm('pkd'),
         'dpk': Arm('dpk', best),
@@ -203,6 +203,11 @@ def bccd(data: Path, split: str) -> Study:
         'frskd': Arm('frskd'),
         'sfr': Arm('sfr'),
     }
+
+
+def bccd(data: Path, split: str) -> Study:
+    """YOLOX-nano with the knowledge of COCO, fine-tuned, teaches one of half its width."""
+    arms = bccd_arms()
     if split == 'val':
         del arms['dpk']  # it is the one of the shares that was best here
         arms |= {
@@ -223,22 +228,9 @@ def bccd(data: Path, split: str) -> Study:
 
 def bccd_faster(data: Path) -> Study:
     """A two-stage pair: Faster R-CNN on the networks of the pair above."""
-    best = (*BCCD_DPK, *share('dpk', 1.0))
-    arms = {
-        'alone': Arm(),
-        'kd': Arm('kd'),
-        'pkd': Arm('pkd'),
-        'dpk': Arm('dpk', best),
-        'dpk, ratio .5': Arm('dpk', (*best, 'dpk.ratio=0.5')),
-        'dpk, published weights': Arm('dpk', BCCD_DPK),
-        'cwd': Arm('cwd'),
-        'fgd': Arm('fgd'),
-        'frskd': Arm('frskd'),
-        'sfr': Arm('sfr'),
-    }
     plan = Plan(
         f'{CONFIGS}bccd_faster_half.py',
-        arms,
+        {'alone': Arm(), **bccd_arms()},
         OUT / 'bccd_faster',
         f'{CONFIGS}bccd_faster_nano.py',
         str(OUT / 'bccd_faster_nano.pth'),

@@ -28,8 +28,8 @@ def sketch(maps: Tensor, numbers: int) -> Tensor:
     """Two independent sketches of maps [B, C, H, W], one after the other along the channels [B, 2 c, h, w].
 
     In each, every value gets a random sign that depends on its place alone, and values whose channels, rows
-    and columns are equal modulo c, h and w are summed. So images of several sizes can be compared, and what
-    is no larger than ``numbers / 2`` in every direction loses nothing.
+    and columns are equal modulo c, h and w are summed. So images of several sizes can be compared, and a map
+    of at most c channels, h rows and w columns loses nothing.
 
     >>> sketch(torch.ones(1, 256, 100, 168), 8192).shape
     torch.Size([1, 128, 8, 8])
