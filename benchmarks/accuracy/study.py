@@ -92,19 +92,29 @@ def studies(data: Path) -> dict[str, Study]:
     return {
         'cifar10': Study(tuple(cifar10(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
         'cifar10_all': Study(tuple(cifar10_all(depth) for depth in DEPTHS), 'accuracy/top1', 0.5),
+        'cifar10_narrow': Study(
+            tuple(cifar10_narrow(depth) for depth in DEPTHS), 'accuracy/top1', 0.5
+        ),
         'cifar10_tuning': Study((cifar10_tuning(),), 'accuracy/top1', 0.5),
         'cifar10_ablations': Study((cifar10_ablations(),), 'accuracy/top1', 0.5),
         'bccd': bccd(data, 'test'),
         'bccd_tuning': bccd(data, 'val'),
-        'bccd_faster': bccd_faster(data),
+        'bccd_faster': bccd_faster(data, 'test'),
+        'bccd_faster_tuning': bccd_faster(data, 'val'),
         'bccd_no_labels': bccd_no_labels(data),
     }
 
 
-def cifar_plan(name: str, depth: int, arms: dict[str, Arm], options: tuple[str, ...] = ()) -> Plan:
-    """A ResNet of others teaches ResNet-8."""
+def cifar_plan(
+    name: str,
+    depth: int,
+    arms: dict[str, Arm],
+    options: tuple[str, ...] = (),
+    student: str = 'resnet8',
+) -> Plan:
+    """A ResNet of others teaches a small one."""
     return Plan(
-        f'{CONFIGS}cifar10_resnet8.py',
+        f'{CONFIGS}cifar10_{student}.py',
         arms,
         OUT / name,
         f'{CONFIGS}cifar10_resnet{depth}_pretrained.py',
@@ -148,6 +158,17 @@ def cifar10_all(depth: int) -> Plan:
         arms['dpk, ResNet-20, bf16'] = Arm('dpk', (*best, 'dpk.precision=bf16'))
         arms = {'alone': Arm(), **arms}
     return cifar_plan('cifar10_all', depth, arms, ALL_IMAGES)
+
+
+def cifar10_narrow(depth: int) -> Plan:
+    """What a better teacher brings to a student that is as deep as the smallest, half as wide."""
+    arms = {
+        f'kd, ResNet-{depth}': Arm('kd', share('kd', 3.0)),
+        f'dpk, ResNet-{depth}': Arm('dpk', (*DPK, *share('dpk', 10.0))),
+    }
+    if depth == DEPTHS[0]:
+        arms = {'alone': Arm(), **arms}
+    return cifar_plan('cifar10_narrow', depth, arms, student='resnet20_narrow')
 
 
 def cifar10_tuning() -> Plan:
@@ -226,15 +247,28 @@ def bccd(data: Path, split: str) -> Study:
     return Study((plan,), 'coco/bbox_mAP', 0.01)
 
 
-def bccd_faster(data: Path) -> Study:
+def bccd_faster(data: Path, split: str) -> Study:
     """A two-stage pair: Faster R-CNN on the networks of the pair above."""
+    arms = bccd_arms()
+    if split == 'val':
+        best = (*BCCD_DPK, *share('dpk', 1.0))
+        arms |= {
+            f'dpk, {name}': Arm('dpk', (*best, *options))
+            for name, options in {
+                'patch 1': ('dpk.patch=1',),
+                'patch 2': ('dpk.patch=2',),
+                'no prior': ('dpk.ratio=0.0',),
+                'share 0.1': ('dpk.weight.target=0.1',),
+                'patch 1, share 0.1': ('dpk.patch=1', 'dpk.weight.target=0.1'),
+            }.items()
+        }
     plan = Plan(
         f'{CONFIGS}bccd_faster_half.py',
-        {'alone': Arm(), **bccd_arms()},
-        OUT / 'bccd_faster',
+        {'alone': Arm(), **arms},
+        OUT / ('bccd_faster' if split == 'test' else 'bccd_faster_tuning'),
         f'{CONFIGS}bccd_faster_nano.py',
         str(OUT / 'bccd_faster_nano.pth'),
-        bccd_options(f'{data / "bccd"}/', 'test'),
+        bccd_options(f'{data / "bccd"}/', split),
     )
     return Study((plan,), 'coco/bbox_mAP', 0.01)
 
