@@ -13,6 +13,7 @@ from rank_work import (
     gathered,
     on_ranks,
     pearson_gradients,
+    read_unevenly,
     run,
     several,
     trained,
@@ -118,6 +119,7 @@ def on_two(tmp_path_factory, shapes):
         (pearson_gradients, pairs()),
         (watched,),
         (distilled_gradients, configs('retinanet')['pkd'], 'retinanet', 2),
+        (read_unevenly, *large_maps()),
     ]
     return list(zip(*on_ranks(several, folder, jobs)))
 
@@ -165,6 +167,22 @@ def pairs():
     sides[0][0] += 300
     sides[1][0, :, 1] = 2.0
     return [tuple(side) for side in sides]
+
+
+def large_maps():
+    """Maps of 20 images, larger than their sketches and alike in part."""
+    rng = torch.Generator().manual_seed(0)
+    student = torch.randn(20, 4, 40, 40, generator=rng)
+    return student, student + torch.randn(20, 4, 40, 40, generator=rng)
+
+
+def test_first_batches_of_which_ranks_have_unlike_parts_are_read_as_by_one_process(on_two):
+    first, images, second, _ = wanted = read_unevenly(0, *large_maps())
+    assert 0.3 < first < 0.7
+    assert first != second  # twenty images have shorter sketches than the eight that are wanted
+    assert images == 20
+    for found in on_two[6]:
+        assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_maps_of_other_sizes_are_gathered_level_by_level(on_two):

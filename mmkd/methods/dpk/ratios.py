@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from ...collectives import gather_maps, joined, world_size
+from ...collectives import gather_maps, joined
 from ...core.options import AtLeast, Count, Share, annotations_of, check_options
 from ...core.readings import Readings
 from ...errors import InputError, nearest, refuse_unknown
@@ -198,10 +198,12 @@ class CKARatio(Ratio):
     def __call__(self, pairs: Pairs, progress: float, rng: torch.Generator) -> list[Reading]:
         """The ratio of every level; on a GPU that of the iteration before, for which nothing has to wait."""
         self._memories = self._memories or [Memory() for _ in pairs]
-        maps = iter(gather_maps([self._short(side) for pair in pairs for side in pair]))
+        whole = gather_maps([self._short(side) for pair in pairs for side in pair])
+        maps = iter(whole)
         found = [
             self._alignment(memory, pair) for memory, pair in zip(self._memories, zip(maps, maps))
         ]
+        self._settle(len(whole[0]))
         levels = [str(level) for level in range(len(found))]
         alignments = torch.stack([alignment for alignment, _ in found])
         measured = self._alignments(levels, alignments.clamp(-1, 1))
@@ -228,12 +230,17 @@ class CKARatio(Ratio):
         ]
 
     def _short(self, maps: Tensor) -> Tensor:
-        """What ranks are told of a map; sketches have the length that suits the first batch of all ranks."""
-        if self.exact:
-            return maps
-        if not self._numbers:
-            self._numbers = numbers_for(max(world_size() * len(maps), self.samples))
-        return sketch(maps, self._numbers)
+        """What ranks are told of a map."""
+        return maps if self.exact else sketch(maps, self._numbers or numbers_for(self.samples))
+
+    def _settle(self, images: int) -> None:
+        """Sketches have the length that suits the first batch of all ranks, once that is known."""
+        if self._numbers or self.exact:
+            return
+        self._numbers = numbers_for(max(images, self.samples))
+        if self._numbers != numbers_for(self.samples):  # what is remembered has another length
+            for memory in self._memories:
+                memory.maps = []
 
     def _hsic_terms(self, student: Tensor, teacher: Tensor) -> Tensor:
         return (hsic_terms if self.exact else hsic_terms_of_sketches)(student, teacher)
