@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'pkd': dict(methods=dict(pkd={})),
     'pkd, measured each step': dict(methods=dict(pkd={}), share_every=1),
     'pkd, teacher exact': dict(methods=dict(pkd={}), teacher=dict(speed='exact')),
+    'pkd, cached': dict(methods=dict(pkd={}), teacher=dict(cache='a temporary folder')),
     'cwd': dict(methods=dict(cwd={})),
     'at': dict(methods=dict(at={})),
     'fitnet': dict(methods=dict(fitnet={})),
@@ -139,12 +141,12 @@ def fake_batch(model: nn.Module, size: int, count: int) -> dict[str, Any]:
 
 
 def optimizers_of(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """SGD for the student; as in training, its own for a method that asks for one."""
+    """SGD for the student, so slow that noise does not lead astray; as in training, a method's own."""
     methods = model.distillation.methods.values() if isinstance(model, mmkd.Distiller) else []
     own = [method for method in methods if method.optimizer is not None]
     apart = {id(p) for method in own for p in method.parameters()}
     rest = [p for p in model.parameters() if id(p) not in apart]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(rest, lr=1e-3, momentum=0.9)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(rest, lr=1e-5, momentum=0.9)]
     return optimizers + [
         OPTIMIZERS.build(dict(method.optimizer, params=parameter_groups(method))) for method in own
     ]
@@ -210,8 +212,12 @@ def measure(
     amp: str = 'none',
     guide: str | None = None,
     clock: str = 'wall',
+    batches: int = 0,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Times of every variant, one for each round, and its multiply-adds."""
+    """Times of every variant, one for each round, and its multiply-adds.
+
+    So many batches come in turn, or with 0 a new one in each step.
+    """
     runs = {}
     for name in names:
         torch.manual_seed(0)
@@ -226,11 +232,14 @@ def measure(
         for name, (model, _) in runs.items()
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(rounds + 2):
+    kept = [fake_batch(model, size, count) for _ in range(batches)]
+    warm = max(2, batches)
+    for index in range(rounds + warm):
         for name, (model, optimizers) in runs.items():
             own = VARIANTS[name].get('amp', amp)
-            seconds = step(model, optimizers, fake_batch(model, size, count), own, clock)
-            if index >= 2:  # the first two rounds warm up
+            batch = kept[index % batches] if kept else fake_batch(model, size, count)
+            seconds = step(model, optimizers, batch, own, clock)
+            if index >= warm:
                 times[name].append(seconds)
     return times, counted
 
@@ -254,13 +263,18 @@ def main() -> None:
         choices=['wall', 'cpu'],
         help="cpu: the processor's time, which other work on the machine disturbs less",
     )
+    parser.add_argument(
+        '--batches', type=int, default=0, help='that come in turn; by default none comes again'
+    )
     parser.add_argument('--out', type=Path, help='a JSON file with all times')
     args = parser.parse_args()
     # a teacher measures its fast forms at the start of a long training
     MessageHub.get_current_instance().update_info('max_iters', args.iterations)
     shape = args.rounds, args.size, args.batch_size
     running = args.device, args.amp, args.teacher, args.clock
-    times, counted = measure(args.student, args.variants, *shape, *running)
+    with tempfile.TemporaryDirectory() as folder:
+        VARIANTS['pkd, cached']['teacher']['cache'] = folder
+        times, counted = measure(args.student, args.variants, *shape, *running, args.batches)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians[args.variants[0]]
     print('| variant | s / step | ratio | multiply-adds |\n|---|---|---|---|')
@@ -281,6 +295,7 @@ def main() -> None:
             size=args.size,
             batch_size=args.batch_size,
             iterations=args.iterations,
+            batches=args.batches,
             device=args.device,
             amp=args.amp,
             clock=args.clock,
