@@ -165,7 +165,7 @@ def differing(ours, theirs):
     """The names under which two checkpoints hold something else."""
     assert ours.keys() == theirs.keys()
     same = {
-        name: torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        name: torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b or (a != a and b != b)
         for name, a, b in ((name, a, theirs[name]) for name, a in ours.items())
     }
     return [name for name, equal in same.items() if not equal]
