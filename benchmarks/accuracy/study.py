@@ -251,17 +251,9 @@ def bccd_faster(data: Path, split: str) -> Study:
     """A two-stage pair: Faster R-CNN on the networks of the pair above."""
     arms = bccd_arms()
     if split == 'val':
-        best = (*BCCD_DPK, *share('dpk', 1.0))
-        arms |= {
-            f'dpk, {name}': Arm('dpk', (*best, *options))
-            for name, options in {
-                'patch 1': ('dpk.patch=1',),
-                'patch 2': ('dpk.patch=2',),
-                'no prior': ('dpk.ratio=0.0',),
-                'share 0.1': ('dpk.weight.target=0.1',),
-                'patch 1, share 0.1': ('dpk.patch=1', 'dpk.weight.target=0.1'),
-            }.items()
-        }
+        best = arms['dpk'].options
+        arms['dpk, patch 1'] = Arm('dpk', (*best, 'dpk.patch=1'))
+        arms['dpk, share 0.1'] = Arm('dpk', (*best, 'dpk.weight.target=0.1'))
     plan = Plan(
         f'{CONFIGS}bccd_faster_half.py',
         {'alone': Arm(), **arms},
